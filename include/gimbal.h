@@ -1,0 +1,255 @@
+/* gimbal.h: steady video diffusion, as a library. The only public header.
+ *
+ *     gimbal_engine *engine; gimbal_session *run; gimbal_settings s; gimbal_error err = {0};
+ *     if (gimbal_open(&engine, "models/toyworld", NULL, &err)) die(err.msg, err.hint);
+ *     gimbal_defaults(&s, engine);
+ *     s.prompt = "a large red circle moving right over a checkered black background";
+ *     s.reinit = "freeinit:passes=3";
+ *     gimbal_begin(&run, engine, &s, &err);
+ *     gimbal_shape z = gimbal_latent_shape(run);
+ *     float *latents = malloc(sizeof(float) * z.c * z.f * z.h * z.w);
+ *     gimbal_sample(run, latents, &err);                      (all passes of FreeInit)
+ *     gimbal_decode(run, latents, z, on_frame, user, &err);   (RGB frames, one call each)
+ *     gimbal_end(run); gimbal_close(engine);
+ *
+ * Conventions. Functions return GIMBAL_OK (0) or a negative gimbal_code. `err` may be NULL; otherwise the
+ * FIRST error is kept: clear it (err->code = 0) before reuse. Nothing here prints, exits, or writes a file
+ * that was not asked for. Latents are host float32 [C,F,h,w], one clip, as unit noise: whatever scale a
+ * sampler uses inside stays inside. Strings given to the library are borrowed until the call returns, those
+ * in gimbal_settings until gimbal_begin returns; strings given out live as long as the object they came from
+ * unless the comment says "caller frees". */
+#ifndef GIMBAL_H
+#define GIMBAL_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#define GIMBAL_API __attribute__((visibility("default")))
+
+/* ---- errors ------------------------------------------------------------------------------------------ */
+
+/* One list: the enum, the strings of gimbal_code_name and the program's exit status come from it. */
+#define GIMBAL_CODES(X)                                                                                      \
+    X(EUSAGE, -1, "a setting is wrong")                                                                      \
+    X(EFORMAT, -2, "a file is not what it should be")                                                        \
+    X(EMODEL, -3, "the model and the request do not fit")                                                    \
+    X(ENOMEM, -4, "out of memory")                                                                           \
+    X(EIO, -5, "a file cannot be read or written")                                                           \
+    X(ECANCEL, -6, "cancelled")                                                                              \
+    X(ENOSUP, -7, "not supported by this build")                                                             \
+    X(EVALUE, -8, "values turned non-finite during the run")
+
+#define GIMBAL_CODE_ENUM(name, value, text) GIMBAL_##name = value,
+typedef enum { GIMBAL_OK = 0, GIMBAL_CODES(GIMBAL_CODE_ENUM) } gimbal_code;
+
+/* msg: what, where, expected, found. hint: what to do, or empty. Both are UTF-8, one line. */
+typedef struct {
+    int code;
+    char msg[768], hint[320];
+} gimbal_error;
+
+/* The short text of a code, e.g. "out of memory". Never NULL. */
+GIMBAL_API const char *gimbal_code_name(int code);
+
+/* "0.1.0", and a line on the build: compiler, oneDNN, instruction set in use. */
+GIMBAL_API const char *gimbal_version(void);
+GIMBAL_API const char *gimbal_build_info(void);
+
+/* ---- settings ---------------------------------------------------------------------------------------- */
+
+typedef struct {
+    int c, f, h, w; /* channels, frames, latent height, latent width */
+} gimbal_shape;
+
+typedef enum { GIMBAL_BOOL, GIMBAL_INT, GIMBAL_REAL, GIMBAL_TEXT, GIMBAL_CHOICE, GIMBAL_SEED } gimbal_option_type;
+
+/* One knob: the command line, --help, recipes and plug-in specs ("freeinit:passes=3") all read such tables.
+ * A table ends with name NULL. Field types by `type`: BOOL and INT int, REAL double, TEXT and CHOICE
+ * const char *, SEED uint64_t. min and max are inclusive and hold for INT and REAL, whose default is `def`
+ * (BOOL and SEED too); the default of TEXT and CHOICE is `text`. */
+typedef struct {
+    const char *name, *help;
+    gimbal_option_type type;
+    size_t offset;
+    double def, min, max;
+    const char *text;
+    const char *const *choices; /* CHOICE: NULL-terminated */
+} gimbal_option;
+
+typedef struct {
+    const char *stage;      /* "text", "sample", "pass" (a pass ended: `latents` is its result), "decode" */
+    int pass, passes;       /* 1-based; 0 outside sampling */
+    int step, steps;        /* 1-based, of this pass or of decoding */
+    int calls, total_calls; /* network calls made and planned, over all passes */
+    double elapsed, eta;    /* seconds; eta < 0 while unknown */
+    const float *latents;   /* the current estimate of the clean clip [C,F,h,w], or NULL */
+    gimbal_shape shape;
+} gimbal_progress;
+
+/* Everything that decides what a clip looks like. Fill with gimbal_defaults, then change fields. A number
+ * that the caller does not touch keeps the model's own default. */
+typedef struct {
+    size_t size; /* sizeof(gimbal_settings), set by gimbal_defaults */
+    const char *prompt, *negative;
+    int frames, width, height; /* pixels; multiples of gimbal_size_step */
+    int steps;                 /* network calls of one full pass */
+    double cfg;                /* guidance scale; guidance is off at values <= 1 */
+    double eta;                /* DDIM's eta: 0 deterministic, 1 DDPM-like */
+    uint64_t seed;
+    const char *rng;         /* "philox" (gimbal's own) or "torch" (PyTorch's CPU generator) */
+    const char *sampler;     /* registry "sampler" */
+    const char *spacing;     /* "leading", "linspace", "trailing" */
+    const char *betas;       /* "linear", "scaled_linear" */
+    const char *motion_norm; /* GroupNorm statistics of motion modules: "clip" (diffusers) or "frame" */
+    const char *noise;       /* registry "noise", e.g. "white" */
+    const char *reinit;      /* registry "reinit", e.g. "freeinit:passes=3,filter=gaussian" */
+    const char *dtype;       /* "f32", or "auto": the fastest type that keeps quality on this CPU */
+    int threads;             /* 0: what affinity and cgroup allow */
+
+    /* Tensors given instead of drawn; not part of the option table. Borrowed until gimbal_end. */
+    const float *latents; /* unit noise [C,F,h,w] or NULL */
+    const float *fresh;   /* noise of passes 2..n_fresh+1, [n_fresh][C,F,h,w], or NULL */
+    int n_fresh;
+
+    /* Called on the calling thread after every step; nonzero cancels. May be NULL. */
+    int (*progress)(void *user, const gimbal_progress *);
+    void *user;
+} gimbal_settings;
+
+/* The table behind gimbal_settings: names are the command line's long flags without dashes. */
+GIMBAL_API const gimbal_option *gimbal_setting_options(void);
+
+/* Set one field of `object` (laid out as `table` says) from text. Checks type, range and choices; numbers
+ * refuse trailing text, nan and overflow. TEXT keeps the pointer, CHOICE the table's own. EUSAGE names the
+ * nearest known option. `what` stands before the name in messages: "--", "freeinit: ". */
+GIMBAL_API int gimbal_set(const gimbal_option *table, void *object, const char *name, const char *value,
+                          const char *what, gimbal_error *err);
+
+/* ---- registries --------------------------------------------------------------------------------------- */
+
+typedef struct {
+    const char *name, *help, *source; /* source: the paper or code it follows */
+    const gimbal_option *options;     /* NULL: none */
+} gimbal_plugin;
+
+/* The i-th entry of registry `kind` ("noise", "reinit", "sampler", "family"); 0, or EUSAGE past the end. */
+GIMBAL_API int gimbal_plugin_at(const char *kind, int i, gimbal_plugin *out);
+
+/* ---- engine: a loaded model, immutable, may be shared by threads --------------------------------------- */
+
+typedef struct gimbal_engine gimbal_engine;
+
+/* Opens a model folder (diffusers layout). Maps weight files and binds every tensor by name and shape; reads
+ * no weights. `motion`: folder or file of a motion adapter; NULL: MODEL/motion_adapter. On success *out is
+ * the caller's, to be given to gimbal_close; on error it is NULL. */
+GIMBAL_API int gimbal_open(gimbal_engine **out, const char *model, const char *motion, gimbal_error *err);
+GIMBAL_API void gimbal_close(gimbal_engine *); /* NULL is fine */
+
+/* Things worth saying about this model ("PNDM scheduler replaced by DDIM, linear betas"); NULL past the end. */
+GIMBAL_API const char *gimbal_note(const gimbal_engine *, int i);
+
+/* SHA-256 over the headers of all weight files and the configs: names a model without reading gigabytes. */
+GIMBAL_API const char *gimbal_identity(const gimbal_engine *);
+GIMBAL_API const char *gimbal_family(const gimbal_engine *);
+
+/* Width and height must be multiples of this many pixels. */
+GIMBAL_API int gimbal_size_step(const gimbal_engine *);
+GIMBAL_API void gimbal_defaults(gimbal_settings *, const gimbal_engine *);
+
+typedef struct {
+    uint64_t work_bytes;   /* planned tensors: the largest of the text, network and VAE plans */
+    uint64_t pack_bytes;   /* weights repacked or widened in memory */
+    uint64_t host_bytes;   /* latents, noise, FFT buffers */
+    uint64_t anon_bytes;   /* predicted peak of this process's anonymous memory */
+    uint64_t mapped_bytes; /* model files, in page cache */
+    double flops;          /* of the whole run */
+    double seconds;        /* predicted from short timings of the plan's own operators */
+    double relative;       /* network calls against plain sampling with the same steps */
+    int passes, calls;     /* of the re-initialiser's plan; network calls over all passes */
+} gimbal_cost;
+
+/* The dry run: checks the settings, plans every network, allocates no tensor. Takes a second or two. */
+GIMBAL_API int gimbal_predict(gimbal_engine *, const gimbal_settings *, gimbal_cost *out, gimbal_error *err);
+
+/* ids: the text encoder's full context, 77 for CLIP. *truncated: how many tokens did not fit. */
+GIMBAL_API int gimbal_tokenize(const gimbal_engine *, const char *text, int32_t ids[77], int *truncated,
+                               gimbal_error *err);
+
+/* ---- recipes: all that is needed to make a clip again, as one line of JSON ------------------------------ */
+
+typedef struct gimbal_recipe gimbal_recipe;
+GIMBAL_API char *gimbal_recipe_json(const gimbal_engine *, const gimbal_settings *); /* caller frees; NULL: no memory */
+GIMBAL_API int gimbal_recipe_parse(gimbal_recipe **out, const char *json, gimbal_error *err);
+GIMBAL_API const char *gimbal_recipe_model(const gimbal_recipe *);    /* path as it was given */
+GIMBAL_API const char *gimbal_recipe_motion(const gimbal_recipe *);   /* or NULL */
+GIMBAL_API const char *gimbal_recipe_identity(const gimbal_recipe *); /* compare with gimbal_identity */
+/* Fills the fields of the option table; texts stay owned by the recipe. */
+GIMBAL_API int gimbal_recipe_apply(const gimbal_recipe *, gimbal_settings *, gimbal_error *err);
+GIMBAL_API void gimbal_recipe_free(gimbal_recipe *);
+
+/* What a model folder or a safetensors file is, as JSON (caller frees). */
+GIMBAL_API int gimbal_describe(const char *path, char **json, gimbal_error *err);
+
+/* ---- session: one run, used by one thread at a time ---------------------------------------------------- */
+
+typedef struct gimbal_session gimbal_session;
+
+GIMBAL_API int gimbal_begin(gimbal_session **out, gimbal_engine *, const gimbal_settings *, gimbal_error *err);
+GIMBAL_API void gimbal_end(gimbal_session *); /* NULL is fine */
+GIMBAL_API gimbal_shape gimbal_latent_shape(const gimbal_session *);
+
+/* Last hidden state of the text encoder: context [77,D], D from gimbal_context_width. */
+GIMBAL_API int gimbal_context_width(const gimbal_engine *);
+GIMBAL_API int gimbal_context(gimbal_session *, const char *text, float *context, gimbal_error *err);
+
+/* All passes. latents [C,F,h,w] out. After ECANCEL a second call goes on where the first one stopped. */
+GIMBAL_API int gimbal_sample(gimbal_session *, float *latents, gimbal_error *err);
+
+/* Latents [C,F,h,w] of any frame count to RGB8: `frame` is called in order with rgb [height][width][3], valid
+ * during the call; nonzero from it stops with ECANCEL. */
+GIMBAL_API int gimbal_decode(gimbal_session *, const float *latents, gimbal_shape shape,
+                             int (*frame)(void *user, int i, const uint8_t *rgb, int width, int height), void *user,
+                             gimbal_error *err);
+
+/* Async-signal-safe; seen between two operators. Cleared when the interrupted call has returned ECANCEL. */
+GIMBAL_API void gimbal_cancel(gimbal_session *);
+
+/* ---- noise without a model ------------------------------------------------------------------------------ */
+
+/* Draw a prior's initial noise for absolute frames frame0.. : out [C,F,h,w]. */
+GIMBAL_API int gimbal_noise(const char *spec, const char *rng, uint64_t seed, int64_t frame0, gimbal_shape shape,
+                            float *out, gimbal_error *err);
+
+/* A re-initialiser's low-pass mask, e.g. "freeinit:filter=gaussian": out [F,h,w], FFT order, DC first. */
+GIMBAL_API int gimbal_mask(const char *spec, gimbal_shape shape, float *out, gimbal_error *err);
+
+/* out = F^-1( F(low)*m + F(high)*g ) with g = sqrt(1-m^2) if `power`, else 1-m. All [C,F,h,w]; mask [F,h,w]. */
+GIMBAL_API int gimbal_mix(const float *low, const float *high, const float *mask, int power, gimbal_shape shape,
+                          float *out, gimbal_error *err);
+
+/* ---- tensors in files ------------------------------------------------------------------------------------ */
+
+typedef struct {
+    const char *name;
+    const char *type; /* "F32", "U8", "I32" */
+    int nd;
+    int64_t n[6];
+    const void *data;
+} gimbal_tensor;
+
+/* Reads one float tensor (F32, F16 or BF16, widened) of a safetensors file: *out float32, caller frees.
+ * n gets 6 sizes, leading ones 1. EFORMAT names the tensors that the file has. */
+GIMBAL_API int gimbal_tensor_read(const char *path, const char *name, float **out, int64_t n[6], gimbal_error *err);
+
+/* Writes a safetensors file, whole or not at all. metadata: key, value, ..., NULL; or NULL. */
+GIMBAL_API int gimbal_tensors_write(const char *path, const gimbal_tensor *items, int count,
+                                    const char *const *metadata, gimbal_error *err);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

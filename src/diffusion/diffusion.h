@@ -1,0 +1,191 @@
+/* diffusion.h: schedules, samplers, noise priors, re-initialisers, guidance: plain array code on host float32.
+ *
+ * LAW: between two network calls everything is float32 [C,F,h,w], one clip, x_t = a(t) x0 + s(t) eps with eps of unit
+ * variance, for every sampler; k-diffusion's scalings stay inside the Euler file; flow matching is a = 1 - s.
+ * Tensors exist only below Denoise. A plug-in is a constant struct and one X-macro line; its private struct of `size` bytes
+ * is zeroed, then filled from its option table. */
+#ifndef DIFFUSION_H
+#define DIFFUSION_H
+
+#include "model/model.h"
+#include "signal/signal.h"
+
+static inline size_t shape_count(gimbal_shape s)
+{
+    return (size_t)s.c * s.f * s.h * s.w;
+}
+
+/* ---- schedule: schedule.c ------------------------------------------------------------------------------------------- */
+
+typedef enum { PREDICT_EPSILON, PREDICT_V, PREDICT_SAMPLE } Prediction;
+typedef enum { SPACING_LEADING, SPACING_LINSPACE, SPACING_TRAILING } Spacing;
+
+/* x_t = a(t) x0 + s(t) eps for t = 0..T-1. From a scheduler_config.json; alphas_cumprod in double. */
+typedef struct {
+    int T;
+    double *alpha_bar; /* [T] abar(t) = a(t)^2; s^2 = 1 - abar */
+    double final_alpha; /* abar "before" step 0: 1, or abar(0) (set_alpha_to_one false) */
+    Prediction prediction;
+    Spacing spacing;
+    int steps_offset;
+    bool clip_sample, zero_snr;
+    double clip_range;
+} Schedule;
+/* Config keys with diffusers' defaults of class `_class_name`; unknown values refused by name. betas: NULL, or the setting that
+ * replaces beta_schedule; spacing likewise. Allocates from keep. note: set to a sentence when something was replaced (PNDM). */
+int schedule_read(Schedule *, const json_t *config, const char *where, const char *betas, const char *spacing,
+                  bool has_motion, Arena *keep, const char **note, gimbal_error *err);
+double schedule_a(const Schedule *, double t); /* t < 0: of the clean clip (final_alpha) */
+double schedule_s(const Schedule *, double t);
+
+/* The timesteps of one pass, descending, may be fractional. ratio = T / steps (integer division): DDIM's previous step. */
+typedef struct {
+    int n, ratio;
+    const double *t;
+} Grid;
+int grid_make(Grid *, const Schedule *, int steps, Arena *keep, gimbal_error *err);
+
+/* ---- where random tensors come from: source.c ---------------------------------------------------------------------- */
+
+typedef enum { DRAW_INIT, DRAW_FRESH, DRAW_STEP } Draw;
+typedef struct {
+    Draw why;
+    int pass, step; /* 0-based */
+    int lane;       /* 0: a frame's own noise; 1: shared by the clip */
+    int64_t frame0; /* absolute number of the first frame */
+    gimbal_shape shape;
+} DrawReq;
+/* rng, prior or file: callers cannot tell. out [C,F,h,w], N(0,1). */
+typedef struct {
+    int (*draw)(void *self, const DrawReq *, float *out);
+    void *self;
+} Source;
+/* White noise. philox: stream = why<<28 | lane<<24 | pass<<16 | step, values are functions of the absolute place.
+ * torch: successive torch.randn([1,C,F,h,w]) of one generator, in the order of calls. */
+typedef struct {
+    bool torch;
+    uint64_t seed;
+    TorchRng rng;
+} WhiteNoise;
+int white_init(WhiteNoise *, const char *rng, uint64_t seed, gimbal_error *err);
+Source white_source(WhiteNoise *);
+
+#define PLUGIN                                                                                               \
+    const char *name, *help, *source;                                                                        \
+    const gimbal_option *options;                                                                            \
+    size_t size
+
+/* ---- noise priors: noise_*.c ----------------------------------------------------------------------------------------- */
+
+typedef struct {
+    PLUGIN;
+    /* N(0,1) per value; `white` gives independent normals. */
+    int (*draw)(const void *self, Source white, const DrawReq *, float *out);
+    /* Correlation of the noise of frames i and j. */
+    double (*corr)(const void *self, int i, int j);
+} Noise;
+#define NOISES(X) X(white)
+
+/* ---- re-initialisers: reinit_*.c --------------------------------------------------------------------------------------- */
+
+/* One sampling pass: `steps` asked of the grid; the plan of a re-initialiser is a list of these. */
+typedef struct {
+    int steps;
+} Pass;
+enum { MAX_PASSES = 64 };
+
+typedef struct {
+    const Schedule *schedule;
+    const Grid *grid; /* of the pass that is about to start */
+    int pass;         /* 0-based; >= 1 here */
+    gimbal_shape shape;
+    const float *eps0; /* unit noise the first pass started from */
+    const float *x0;   /* what the last pass found: the clean clip */
+    Source noise;      /* fresh noise (DRAW_FRESH, this pass), the prior's distribution */
+} ReinitIn;
+
+typedef struct {
+    PLUGIN;
+    /* The passes, and so the cost, before any runs. Pure. Returns their number, 1..max, or a negative code. */
+    int (*plan)(const void *self, int steps, Pass *out, int max);
+    /* Unit-noise start of a later pass: x at the grid's first timestep as a(t) x0 + s(t) eps. */
+    int (*start)(const void *self, const ReinitIn *, float *x, gimbal_error *err);
+    /* Its low-pass filter, for gimbal_mask; NULL: none. */
+    int (*lowpass)(const void *self, Lowpass *out);
+    /* Why this sampler cannot be served, or NULL. compat=1 of FreeInit is sound with DDIM only. */
+    const char *(*refuses)(const void *self, const char *sampler);
+} Reinit;
+#define REINITS(X) X(none) X(freeinit)
+
+/* ---- samplers: sampler_*.c ------------------------------------------------------------------------------------------------ */
+
+/* A step function; the driver owns the loop. x, x0, eps, next: [C,F,h,w], unit-noise form. */
+typedef struct {
+    PLUGIN;
+    /* Prepare private state for one pass. eta as asked. */
+    int (*begin)(void *self, const Schedule *, const Grid *, double eta, gimbal_error *err);
+    /* Does step k want injected noise? */
+    bool (*injects)(const void *self, int k);
+    /* From t[k] to the next step. raw: the network's own prediction; inject: N(0,1) or NULL. x0 out (may be NULL): estimate. */
+    int (*step)(void *self, int k, size_t n, const float *x, const float *raw, const float *inject, float *next, float *x0);
+} Sampler;
+#define SAMPLERS(X) X(ddim)
+
+/* raw prediction -> x0 and eps at t, by schedule->prediction, clip_sample applied to x0. Shared by samplers. */
+void predict_x0_eps(const Schedule *, double t, size_t n, const float *x, const float *raw, float *x0, float *eps);
+
+#define NOISE_EXTERN(n) extern const Noise noise_##n;
+#define REINIT_EXTERN(n) extern const Reinit reinit_##n;
+#define SAMPLER_EXTERN(n) extern const Sampler sampler_##n;
+NOISES(NOISE_EXTERN)
+REINITS(REINIT_EXTERN)
+SAMPLERS(SAMPLER_EXTERN)
+
+/* registry.c: "freeinit:passes=3" -> the plug-in and its filled private struct (from keep). EUSAGE suggests names. */
+int noise_parse(const char *spec, const Noise **, void **self, Arena *keep, gimbal_error *err);
+int reinit_parse(const char *spec, const Reinit **, void **self, Arena *keep, gimbal_error *err);
+int sampler_parse(const char *spec, const Sampler **, void **self, Arena *keep, gimbal_error *err);
+
+/* A prior over white noise, as a Source. */
+typedef struct {
+    const Noise *noise;
+    const void *self;
+    Source white;
+} PriorNoise;
+Source prior_source(PriorNoise *);
+
+/* ---- the denoiser and guidance: guide.c ------------------------------------------------------------------------------------- */
+
+/* One prediction for a clip at timestep t: raw [C,F,h,w]. Guidance is inside: rows [negative, prompt] in one call,
+ * raw = e_neg + cfg (e_prompt - e_neg). */
+typedef struct {
+    int (*predict)(void *self, const float *x, gimbal_shape, double t, float *raw, gimbal_error *err);
+    void *self;
+} Denoise;
+
+/* ---- the driver: pipeline.c ---------------------------------------------------------------------------------------------------- */
+
+/* All passes of one clip, as arrays and a Denoise. Can be called again after ECANCEL. */
+typedef struct {
+    const Schedule *schedule;
+    const Sampler *sampler;
+    void *sampler_self;
+    const Reinit *reinit;
+    void *reinit_self;
+    Source noise;         /* the prior, over the rng */
+    const float *given;   /* initial unit noise, or NULL */
+    const float *fresh;   /* [n_fresh] of later passes, or NULL */
+    int n_fresh, steps;
+    double eta;
+    gimbal_shape shape;
+    Denoise net;
+    const atomic_int *cancel;
+    int (*progress)(void *user, const gimbal_progress *);
+    void *user;
+    struct DriverState *state; /* owned by the driver; driver_end */
+} Driver;
+int driver_passes(const Driver *, Pass *out, int max); /* count */
+int driver_run(Driver *, float *latents, gimbal_error *err);
+void driver_end(Driver *);
+
+#endif

@@ -1,0 +1,50 @@
+/* media.h: clips and pictures in and out, through FFmpeg's libraries. A small library of its own (it links the codecs, so
+ * that libgimbal does not). Pictures are RGB8, [height][width][3], dense.
+ *
+ * Knows containers, codecs and colour. Refuses to know models, latents and how frames were made. */
+#ifndef MEDIA_H
+#define MEDIA_H
+
+#include "gimbal.h"
+
+/* One output format: a constant struct and a line in media.c's table. */
+typedef struct {
+    const char *ending, *help; /* ".mp4" */
+    int holds_text;            /* 1: metadata has a place in the file */
+} media_format;
+const media_format *media_format_at(int i); /* NULL past the end */
+
+typedef struct media_writer media_writer;
+/* OUT's ending decides: .mp4 (H.264, yuv420p, even sizes; odd ones are padded by one pixel), .gif (own palette over the whole
+ * clip), .y4m (4:4:4, lossless up to the colour matrix), f%03d.png (a picture sequence, numbered from 0) or a single .png (one frame only). The
+ * place is checked and the temporary file made at once. `recipe` (may be NULL) goes into the metadata; where the format has
+ * no place, into OUT.json beside it (pattern: the pattern's name without %..d, .json). ENOSUP: an ending or encoder that this
+ * build does not have; the message lists those it has. */
+int media_create(media_writer **out, const char *path, int width, int height, double fps, const char *recipe,
+                 gimbal_error *err);
+/* The same check without making anything. */
+int media_check(const char *path, int width, int height, double fps, gimbal_error *err);
+int media_put(media_writer *, const uint8_t *rgb, gimbal_error *err);
+/* Finishes and renames into place; frees the writer whatever happens. */
+int media_close(media_writer *, gimbal_error *err);
+/* Removes what was begun. NULL is fine. */
+void media_abort(media_writer *);
+/* Rough peak of anonymous memory that writing such a clip takes. */
+uint64_t media_bytes(const char *path, int width, int height, int frames);
+
+typedef struct {
+    int width, height;
+    int frames; /* 0 when the container does not say */
+    double fps;
+    char format[64];
+} media_info;
+typedef struct media_reader media_reader;
+/* Anything FFmpeg reads, or an image pattern f%03d.png. EFORMAT, EIO. */
+int media_open(media_reader **out, const char *path, media_info *info, gimbal_error *err);
+/* 1: rgb filled; 0: end of clip; negative: error. */
+int media_get(media_reader *, uint8_t *rgb, gimbal_error *err);
+/* The recipe stored in the file or beside it (OUT.json); caller frees. 0 with *text NULL: there is none. */
+int media_recipe(const char *path, char **text, gimbal_error *err);
+void media_free(media_reader *); /* NULL is fine */
+
+#endif
