@@ -65,7 +65,14 @@ typedef struct {
     int c, f, h, w; /* channels, frames, latent height, latent width */
 } gimbal_shape;
 
-typedef enum { GIMBAL_BOOL, GIMBAL_INT, GIMBAL_REAL, GIMBAL_TEXT, GIMBAL_CHOICE, GIMBAL_SEED } gimbal_option_type;
+typedef enum {
+    GIMBAL_BOOL,
+    GIMBAL_INT,
+    GIMBAL_REAL,
+    GIMBAL_TEXT,
+    GIMBAL_CHOICE,
+    GIMBAL_SEED
+} gimbal_option_type;
 
 /* One knob: the command line, --help, recipes and plug-in specs ("freeinit:passes=3") all read such tables.
  * A table ends with name NULL. Field types by `type`: BOOL and INT int, REAL double, TEXT and CHOICE
@@ -149,7 +156,8 @@ typedef struct gimbal_engine gimbal_engine;
 GIMBAL_API int gimbal_open(gimbal_engine **out, const char *model, const char *motion, gimbal_error *err);
 GIMBAL_API void gimbal_close(gimbal_engine *); /* NULL is fine */
 
-/* Things worth saying about this model ("PNDM scheduler replaced by DDIM, linear betas"); NULL past the end. */
+/* Things worth saying about this model ("PNDM scheduler replaced by DDIM, linear betas"); NULL past the end.
+ */
 GIMBAL_API const char *gimbal_note(const gimbal_engine *, int i);
 
 /* SHA-256 over the headers of all weight files and the configs: names a model without reading gigabytes. */
@@ -179,10 +187,12 @@ GIMBAL_API int gimbal_predict(gimbal_engine *, const gimbal_settings *, gimbal_c
 GIMBAL_API int gimbal_tokenize(const gimbal_engine *, const char *text, int32_t ids[77], int *truncated,
                                gimbal_error *err);
 
-/* ---- recipes: all that is needed to make a clip again, as one line of JSON ------------------------------ */
+/* ---- recipes: all that is needed to make a clip again, as one line of JSON ------------------------------
+ */
 
 typedef struct gimbal_recipe gimbal_recipe;
-GIMBAL_API char *gimbal_recipe_json(const gimbal_engine *, const gimbal_settings *); /* caller frees; NULL: no memory */
+GIMBAL_API char *gimbal_recipe_json(const gimbal_engine *,
+                                    const gimbal_settings *); /* caller frees; NULL: no memory */
 GIMBAL_API int gimbal_recipe_parse(gimbal_recipe **out, const char *json, gimbal_error *err);
 GIMBAL_API const char *gimbal_recipe_model(const gimbal_recipe *);    /* path as it was given */
 GIMBAL_API const char *gimbal_recipe_motion(const gimbal_recipe *);   /* or NULL */
@@ -198,7 +208,8 @@ GIMBAL_API int gimbal_describe(const char *path, char **json, gimbal_error *err)
 
 typedef struct gimbal_session gimbal_session;
 
-GIMBAL_API int gimbal_begin(gimbal_session **out, gimbal_engine *, const gimbal_settings *, gimbal_error *err);
+GIMBAL_API int gimbal_begin(gimbal_session **out, gimbal_engine *, const gimbal_settings *,
+                            gimbal_error *err);
 GIMBAL_API void gimbal_end(gimbal_session *); /* NULL is fine */
 GIMBAL_API gimbal_shape gimbal_latent_shape(const gimbal_session *);
 
@@ -212,26 +223,29 @@ GIMBAL_API int gimbal_sample(gimbal_session *, float *latents, gimbal_error *err
 /* Latents [C,F,h,w] of any frame count to RGB8: `frame` is called in order with rgb [height][width][3], valid
  * during the call; nonzero from it stops with ECANCEL. */
 GIMBAL_API int gimbal_decode(gimbal_session *, const float *latents, gimbal_shape shape,
-                             int (*frame)(void *user, int i, const uint8_t *rgb, int width, int height), void *user,
-                             gimbal_error *err);
+                             int (*frame)(void *user, int i, const uint8_t *rgb, int width, int height),
+                             void *user, gimbal_error *err);
 
 /* Async-signal-safe; seen between two operators. Cleared when the interrupted call has returned ECANCEL. */
 GIMBAL_API void gimbal_cancel(gimbal_session *);
 
-/* ---- noise without a model ------------------------------------------------------------------------------ */
+/* ---- noise without a model ------------------------------------------------------------------------------
+ */
 
 /* Draw a prior's initial noise for absolute frames frame0.. : out [C,F,h,w]. */
-GIMBAL_API int gimbal_noise(const char *spec, const char *rng, uint64_t seed, int64_t frame0, gimbal_shape shape,
-                            float *out, gimbal_error *err);
+GIMBAL_API int gimbal_noise(const char *spec, const char *rng, uint64_t seed, int64_t frame0,
+                            gimbal_shape shape, float *out, gimbal_error *err);
 
 /* A re-initialiser's low-pass mask, e.g. "freeinit:filter=gaussian": out [F,h,w], FFT order, DC first. */
 GIMBAL_API int gimbal_mask(const char *spec, gimbal_shape shape, float *out, gimbal_error *err);
 
-/* out = F^-1( F(low)*m + F(high)*g ) with g = sqrt(1-m^2) if `power`, else 1-m. All [C,F,h,w]; mask [F,h,w]. */
-GIMBAL_API int gimbal_mix(const float *low, const float *high, const float *mask, int power, gimbal_shape shape,
-                          float *out, gimbal_error *err);
+/* out = F^-1( F(low)*m + F(high)*g ) with g = sqrt(1-m^2) if `power`, else 1-m. All [C,F,h,w]; mask [F,h,w].
+ */
+GIMBAL_API int gimbal_mix(const float *low, const float *high, const float *mask, int power,
+                          gimbal_shape shape, float *out, gimbal_error *err);
 
-/* ---- tensors in files ------------------------------------------------------------------------------------ */
+/* ---- tensors in files ------------------------------------------------------------------------------------
+ */
 
 typedef struct {
     const char *name;
@@ -243,7 +257,8 @@ typedef struct {
 
 /* Reads one float tensor (F32, F16 or BF16, widened) of a safetensors file: *out float32, caller frees.
  * n gets 6 sizes, leading ones 1. EFORMAT names the tensors that the file has. */
-GIMBAL_API int gimbal_tensor_read(const char *path, const char *name, float **out, int64_t n[6], gimbal_error *err);
+GIMBAL_API int gimbal_tensor_read(const char *path, const char *name, float **out, int64_t n[6],
+                                  gimbal_error *err);
 
 /* Writes a safetensors file, whole or not at all. metadata: key, value, ..., NULL; or NULL. */
 GIMBAL_API int gimbal_tensors_write(const char *path, const gimbal_tensor *items, int count,

@@ -1,4 +1,5 @@
-/* check.h: what test programs share: a list of tests as main(), checks with messages, golden tensors, distances.
+/* check.h: what test programs share: a list of tests as main(), checks with messages, golden tensors,
+ * distances.
  *
  * Tests run from the top of the checkout; goldens are in tests/golden. */
 #ifndef CHECK_H
@@ -18,10 +19,6 @@
 #include "gimbal.h"
 
 /* TESTS(a, b, c): main() that runs cmocka tests a, b and c. */
-#define CHECK_1(f) cmocka_unit_test(f),
-#define CHECK_2(f, ...) CHECK_1(f) CHECK_1(__VA_ARGS__)
-#define CHECK_CAT_(a, b) a##b
-#define CHECK_CAT(a, b) CHECK_CAT_(a, b)
 #define CHECK_E0(...) __VA_ARGS__
 #define CHECK_E1(...) CHECK_E0(CHECK_E0(CHECK_E0(__VA_ARGS__)))
 #define CHECK_E2(...) CHECK_E1(CHECK_E1(CHECK_E1(__VA_ARGS__)))

@@ -14,7 +14,8 @@
 #define MAX(a, b) ((a) > (b) ? (a) : (b))
 #define COUNT(array) ((int)(sizeof(array) / sizeof *(array)))
 
-/* ---- errors: error.c ------------------------------------------------------------------------------------ */
+/* ---- errors: error.c ------------------------------------------------------------------------------------
+ */
 
 #define PRINTF_LIKE(f, a) __attribute__((format(printf, f, a)))
 
@@ -33,7 +34,8 @@ int fail_hint(gimbal_error *err, int code, const char *hint, const char *fmt, ..
             return try_code_;                                                                                \
     } while (0)
 
-/* ---- memory: memory.c ------------------------------------------------------------------------------------- */
+/* ---- memory: memory.c -------------------------------------------------------------------------------------
+ */
 
 /* Grows in blocks, frees all at once. Zero-initialise to start. Memory is zeroed and 16-byte aligned.
  * NULL when the system has none left. */
@@ -53,7 +55,8 @@ uint64_t anon_bytes_now(void);
 /* Bytes of memory that can still be had before swapping: the smaller of system and cgroup. */
 uint64_t memory_available(void);
 
-/* ---- files: file.c ------------------------------------------------------------------------------------------ */
+/* ---- files: file.c
+ * ------------------------------------------------------------------------------------------ */
 
 typedef struct {
     const uint8_t *data;
@@ -82,7 +85,8 @@ int stage_open(Stage *, const char *target, gimbal_error *err);
 int stage_commit(Stage *, gimbal_error *err);
 void stage_abort(Stage *); /* nothing to do after a commit */
 
-/* ---- text and option tables: option.c ------------------------------------------------------------------------ */
+/* ---- text and option tables: option.c
+ * ------------------------------------------------------------------------ */
 
 /* Fill the fields that `table` describes with its defaults. */
 void options_default(const gimbal_option *table, void *object);
@@ -92,11 +96,13 @@ int options_parse(const gimbal_option *table, void *object, const char *text, co
 /* The value of one field as text that options_parse and gimbal_set read back. */
 void option_print(const gimbal_option *, const void *object, char *out, size_t room);
 /* The nearest of n names (edit distance, at most a third of the letters), or NULL. */
-const char *nearest_name(const char *word, const char *(*name_at)(const void *, int i), const void *list, int n);
+const char *nearest_name(const char *word, const char *(*name_at)(const void *, int i), const void *list,
+                         int n);
 /* Length of valid UTF-8 from s, or -1 with *bad = offset of the first bad byte. */
 long utf8_check(const char *s, size_t *bad);
 
-/* ---- random numbers: rng.c ------------------------------------------------------------------------------------ */
+/* ---- random numbers: rng.c
+ * ------------------------------------------------------------------------------------ */
 
 /* Philox4x32-10 (Salmon et al., SC 2011): 128-bit counter, 64-bit key. */
 void philox(const uint32_t counter[4], uint64_t key, uint32_t out[4]);
@@ -116,7 +122,8 @@ typedef struct {
 void torch_seed(TorchRng *, uint64_t seed);
 void torch_randn(TorchRng *, float *out, size_t n);
 
-/* ---- threads and time: thread.c ---------------------------------------------------------------------------------- */
+/* ---- threads and time: thread.c
+ * ---------------------------------------------------------------------------------- */
 
 /* What affinity and cgroup quota allow, at least 1. */
 int threads_available(void);

@@ -1,9 +1,10 @@
-/* diffusion.h: schedules, samplers, noise priors, re-initialisers, guidance: plain array code on host float32.
+/* diffusion.h: schedules, samplers, noise priors, re-initialisers, guidance: plain array code on host
+ * float32.
  *
- * LAW: between two network calls everything is float32 [C,F,h,w], one clip, x_t = a(t) x0 + s(t) eps with eps of unit
- * variance, for every sampler; k-diffusion's scalings stay inside the Euler file; flow matching is a = 1 - s.
- * Tensors exist only below Denoise. A plug-in is a constant struct and one X-macro line; its private struct of `size` bytes
- * is zeroed, then filled from its option table. */
+ * LAW: between two network calls everything is float32 [C,F,h,w], one clip, x_t = a(t) x0 + s(t) eps with eps
+ * of unit variance, for every sampler; k-diffusion's scalings stay inside the Euler file; flow matching is a
+ * = 1 - s. Tensors exist only below Denoise. A plug-in is a constant struct and one X-macro line; its private
+ * struct of `size` bytes is zeroed, then filled from its option table. */
 #ifndef DIFFUSION_H
 #define DIFFUSION_H
 
@@ -15,7 +16,8 @@ static inline size_t shape_count(gimbal_shape s)
     return (size_t)s.c * s.f * s.h * s.w;
 }
 
-/* ---- schedule: schedule.c ------------------------------------------------------------------------------------------- */
+/* ---- schedule: schedule.c
+ * ------------------------------------------------------------------------------------------- */
 
 typedef enum { PREDICT_EPSILON, PREDICT_V, PREDICT_SAMPLE } Prediction;
 typedef enum { SPACING_LEADING, SPACING_LINSPACE, SPACING_TRAILING } Spacing;
@@ -23,7 +25,7 @@ typedef enum { SPACING_LEADING, SPACING_LINSPACE, SPACING_TRAILING } Spacing;
 /* x_t = a(t) x0 + s(t) eps for t = 0..T-1. From a scheduler_config.json; alphas_cumprod in double. */
 typedef struct {
     int T;
-    double *alpha_bar; /* [T] abar(t) = a(t)^2; s^2 = 1 - abar */
+    double *alpha_bar;  /* [T] abar(t) = a(t)^2; s^2 = 1 - abar */
     double final_alpha; /* abar "before" step 0: 1, or abar(0) (set_alpha_to_one false) */
     Prediction prediction;
     Spacing spacing;
@@ -31,21 +33,24 @@ typedef struct {
     bool clip_sample, zero_snr;
     double clip_range;
 } Schedule;
-/* Config keys with diffusers' defaults of class `_class_name`; unknown values refused by name. betas: NULL, or the setting that
- * replaces beta_schedule; spacing likewise. Allocates from keep. note: set to a sentence when something was replaced (PNDM). */
+/* Config keys with diffusers' defaults of class `_class_name`; unknown values refused by name. betas: NULL,
+ * or the setting that replaces beta_schedule; spacing likewise. Allocates from keep. note: set to a sentence
+ * when something was replaced (PNDM). */
 int schedule_read(Schedule *, const json_t *config, const char *where, const char *betas, const char *spacing,
                   bool has_motion, Arena *keep, const char **note, gimbal_error *err);
 double schedule_a(const Schedule *, double t); /* t < 0: of the clean clip (final_alpha) */
 double schedule_s(const Schedule *, double t);
 
-/* The timesteps of one pass, descending, may be fractional. ratio = T / steps (integer division): DDIM's previous step. */
+/* The timesteps of one pass, descending, may be fractional. ratio = T / steps (integer division): DDIM's
+ * previous step. */
 typedef struct {
     int n, ratio;
     const double *t;
 } Grid;
 int grid_make(Grid *, const Schedule *, int steps, Arena *keep, gimbal_error *err);
 
-/* ---- where random tensors come from: source.c ---------------------------------------------------------------------- */
+/* ---- where random tensors come from: source.c
+ * ---------------------------------------------------------------------- */
 
 typedef enum { DRAW_INIT, DRAW_FRESH, DRAW_STEP } Draw;
 typedef struct {
@@ -60,8 +65,8 @@ typedef struct {
     int (*draw)(void *self, const DrawReq *, float *out);
     void *self;
 } Source;
-/* White noise. philox: stream = why<<28 | lane<<24 | pass<<16 | step, values are functions of the absolute place.
- * torch: successive torch.randn([1,C,F,h,w]) of one generator, in the order of calls. */
+/* White noise. philox: stream = why<<28 | lane<<24 | pass<<16 | step, values are functions of the absolute
+ * place. torch: successive torch.randn([1,C,F,h,w]) of one generator, in the order of calls. */
 typedef struct {
     bool torch;
     uint64_t seed;
@@ -75,7 +80,8 @@ Source white_source(WhiteNoise *);
     const gimbal_option *options;                                                                            \
     size_t size
 
-/* ---- noise priors: noise_*.c ----------------------------------------------------------------------------------------- */
+/* ---- noise priors: noise_*.c
+ * ----------------------------------------------------------------------------------------- */
 
 typedef struct {
     PLUGIN;
@@ -86,7 +92,8 @@ typedef struct {
 } Noise;
 #define NOISES(X) X(white)
 
-/* ---- re-initialisers: reinit_*.c --------------------------------------------------------------------------------------- */
+/* ---- re-initialisers: reinit_*.c
+ * --------------------------------------------------------------------------------------- */
 
 /* One sampling pass: `steps` asked of the grid; the plan of a re-initialiser is a list of these. */
 typedef struct {
@@ -106,7 +113,8 @@ typedef struct {
 
 typedef struct {
     PLUGIN;
-    /* The passes, and so the cost, before any runs. Pure. Returns their number, 1..max, or a negative code. */
+    /* The passes, and so the cost, before any runs. Pure. Returns their number, 1..max, or a negative code.
+     */
     int (*plan)(const void *self, int steps, Pass *out, int max);
     /* Unit-noise start of a later pass: x at the grid's first timestep as a(t) x0 + s(t) eps. */
     int (*start)(const void *self, const ReinitIn *, float *x, gimbal_error *err);
@@ -117,7 +125,8 @@ typedef struct {
 } Reinit;
 #define REINITS(X) X(none) X(freeinit)
 
-/* ---- samplers: sampler_*.c ------------------------------------------------------------------------------------------------ */
+/* ---- samplers: sampler_*.c
+ * ------------------------------------------------------------------------------------------------ */
 
 /* A step function; the driver owns the loop. x, x0, eps, next: [C,F,h,w], unit-noise form. */
 typedef struct {
@@ -126,13 +135,17 @@ typedef struct {
     int (*begin)(void *self, const Schedule *, const Grid *, double eta, gimbal_error *err);
     /* Does step k want injected noise? */
     bool (*injects)(const void *self, int k);
-    /* From t[k] to the next step. raw: the network's own prediction; inject: N(0,1) or NULL. x0 out (may be NULL): estimate. */
-    int (*step)(void *self, int k, size_t n, const float *x, const float *raw, const float *inject, float *next, float *x0);
+    /* From t[k] to the next step. raw: the network's own prediction; inject: N(0,1) or NULL. x0 out (may be
+     * NULL): estimate. */
+    int (*step)(void *self, int k, size_t n, const float *x, const float *raw, const float *inject,
+                float *next, float *x0);
 } Sampler;
 #define SAMPLERS(X) X(ddim)
 
-/* raw prediction -> x0 and eps at t, by schedule->prediction, clip_sample applied to x0. Shared by samplers. */
-void predict_x0_eps(const Schedule *, double t, size_t n, const float *x, const float *raw, float *x0, float *eps);
+/* raw prediction -> x0 and eps at t, by schedule->prediction, clip_sample applied to x0. Shared by samplers.
+ */
+void predict_x0_eps(const Schedule *, double t, size_t n, const float *x, const float *raw, float *x0,
+                    float *eps);
 
 #define NOISE_EXTERN(n) extern const Noise noise_##n;
 #define REINIT_EXTERN(n) extern const Reinit reinit_##n;
@@ -141,7 +154,8 @@ NOISES(NOISE_EXTERN)
 REINITS(REINIT_EXTERN)
 SAMPLERS(SAMPLER_EXTERN)
 
-/* registry.c: "freeinit:passes=3" -> the plug-in and its filled private struct (from keep). EUSAGE suggests names. */
+/* registry.c: "freeinit:passes=3" -> the plug-in and its filled private struct (from keep). EUSAGE suggests
+ * names. */
 int noise_parse(const char *spec, const Noise **, void **self, Arena *keep, gimbal_error *err);
 int reinit_parse(const char *spec, const Reinit **, void **self, Arena *keep, gimbal_error *err);
 int sampler_parse(const char *spec, const Sampler **, void **self, Arena *keep, gimbal_error *err);
@@ -154,16 +168,18 @@ typedef struct {
 } PriorNoise;
 Source prior_source(PriorNoise *);
 
-/* ---- the denoiser and guidance: guide.c ------------------------------------------------------------------------------------- */
+/* ---- the denoiser and guidance: guide.c
+ * ------------------------------------------------------------------------------------- */
 
-/* One prediction for a clip at timestep t: raw [C,F,h,w]. Guidance is inside: rows [negative, prompt] in one call,
- * raw = e_neg + cfg (e_prompt - e_neg). */
+/* One prediction for a clip at timestep t: raw [C,F,h,w]. Guidance is inside: rows [negative, prompt] in one
+ * call, raw = e_neg + cfg (e_prompt - e_neg). */
 typedef struct {
     int (*predict)(void *self, const float *x, gimbal_shape, double t, float *raw, gimbal_error *err);
     void *self;
 } Denoise;
 
-/* ---- the driver: pipeline.c ---------------------------------------------------------------------------------------------------- */
+/* ---- the driver: pipeline.c
+ * ---------------------------------------------------------------------------------------------------- */
 
 /* All passes of one clip, as arrays and a Denoise. Can be called again after ECANCEL. */
 typedef struct {
@@ -172,9 +188,9 @@ typedef struct {
     void *sampler_self;
     const Reinit *reinit;
     void *reinit_self;
-    Source noise;         /* the prior, over the rng */
-    const float *given;   /* initial unit noise, or NULL */
-    const float *fresh;   /* [n_fresh] of later passes, or NULL */
+    Source noise;       /* the prior, over the rng */
+    const float *given; /* initial unit noise, or NULL */
+    const float *fresh; /* [n_fresh] of later passes, or NULL */
     int n_fresh, steps;
     double eta;
     gimbal_shape shape;

@@ -1,4 +1,5 @@
-/* io.h: files that models come in: safetensors, JSON configs, folders, the CLIP tokenizer; and binding of weights.
+/* io.h: files that models come in: safetensors, JSON configs, folders, the CLIP tokenizer; and binding of
+ * weights.
  *
  * Every byte read here is hostile until checked. Knows one format per file, and the parameter visitor.
  * Refuses to know models: names.c knows spellings, bind.c walks visitors. */
@@ -9,7 +10,8 @@
 
 #include <jansson.h>
 
-/* ---- safetensors: safetensors.c ---------------------------------------------------------------------------- */
+/* ---- safetensors: safetensors.c
+ * ---------------------------------------------------------------------------- */
 
 typedef struct {
     const char *name;
@@ -21,8 +23,9 @@ typedef struct {
 } StEntry;
 
 typedef struct SafeTensors SafeTensors;
-/* Maps the file and checks everything: header length, JSON, types, shapes, overflow, offsets in range, no overlaps,
- * no holes, no duplicates. EFORMAT says what was found instead when the file is a Git LFS pointer, a web page, a pickle
+/* Maps the file and checks everything: header length, JSON, types, shapes, overflow, offsets in range, no
+ * overlaps, no holes, no duplicates. EFORMAT says what was found instead when the file is a Git LFS pointer,
+ * a web page, a pickle
  * (.ckpt/.bin), a zip, GGUF, or truncated. */
 int st_open(SafeTensors **out, const char *path, gimbal_error *err);
 void st_close(SafeTensors *);
@@ -35,9 +38,11 @@ uint64_t st_bytes(const SafeTensors *);                            /* of the fil
 void st_header(const SafeTensors *, const char **json, size_t *n); /* for hashing */
 
 /* Types "F32", "U8", ... ; whole or not at all. metadata: key, value, ..., NULL or NULL. */
-int st_write(const char *path, const gimbal_tensor *items, int count, const char *const *metadata, gimbal_error *err);
+int st_write(const char *path, const gimbal_tensor *items, int count, const char *const *metadata,
+             gimbal_error *err);
 
-/* ---- JSON: json.c ------------------------------------------------------------------------------------------- */
+/* ---- JSON: json.c
+ * ------------------------------------------------------------------------------------------- */
 
 /* Object at the top, depth at most 32, size at most 64 MiB, no duplicate keys. Caller: json_decref. */
 int json_read(json_t **out, const char *path, gimbal_error *err);
@@ -45,24 +50,28 @@ int json_read(json_t **out, const char *path, gimbal_error *err);
 /* A config's key with a default; EFORMAT names file, key, expected and found. `where` is the file's path. */
 int json_get_int(const json_t *, const char *where, const char *key, int def, int min, int max, int *out,
                  gimbal_error *err);
-int json_get_real(const json_t *, const char *where, const char *key, double def, double *out, gimbal_error *err);
+int json_get_real(const json_t *, const char *where, const char *key, double def, double *out,
+                  gimbal_error *err);
 int json_get_bool(const json_t *, const char *where, const char *key, bool def, bool *out, gimbal_error *err);
 /* *out borrowed from the json, or `def`; null counts as absent. */
 int json_get_text(const json_t *, const char *where, const char *key, const char *def, const char **out,
                   gimbal_error *err);
-/* int list of at most `room`; *n = its length; a single int fills a list of `fill` equal values when fill > 0. Absent:
- * *n = 0. */
+/* int list of at most `room`; *n = its length; a single int fills a list of `fill` equal values when fill >
+ * 0. Absent: *n = 0. */
 int json_get_ints(const json_t *, const char *where, const char *key, int fill, int *out, int room, int *n,
                   gimbal_error *err);
 
-/* Constructor keys whose value we do not implement are refused by name. One line per key: what it may be, as JSON
- * literals ("null", "false", "\"silu\"", "[1,1]", "1.0"), separated by |. Absent is always fine; other keys are ignored. */
+/* Constructor keys whose value we do not implement are refused by name. One line per key: what it may be, as
+ * JSON literals ("null", "false", "\"silu\"", "[1,1]", "1.0"), separated by |. Absent is always fine; other
+ * keys are ignored. */
 typedef struct {
     const char *key, *allowed;
 } ConfigRule;
-int json_refuse(const json_t *, const char *where, const ConfigRule *rules /* ends: key NULL */, gimbal_error *err);
+int json_refuse(const json_t *, const char *where, const ConfigRule *rules /* ends: key NULL */,
+                gimbal_error *err);
 
-/* ---- parts of a model folder: folder.c ------------------------------------------------------------------------- */
+/* ---- parts of a model folder: folder.c
+ * ------------------------------------------------------------------------- */
 
 /* One part's weights: a safetensors file or several shards, found in `dir` by the rules of diffusers folders:
  * plain, then .fp16/.bf16 variants, then an index of shards; or a path that is a file itself. */
@@ -78,7 +87,8 @@ const char *weights_path(const WeightSet *); /* for messages: the file, or the i
 struct Sha256;
 void weights_hash(const WeightSet *, struct Sha256 *);
 
-/* ---- binding: bind.c, names.c -------------------------------------------------------------------------------------- */
+/* ---- binding: bind.c, names.c
+ * -------------------------------------------------------------------------------------- */
 
 /* A rename: a tensor whose name ends with (or has inside, for whole = 0) `from` is looked up as `to`. */
 typedef struct {
@@ -87,25 +97,29 @@ typedef struct {
 /* Spellings of old diffusers files (VAE attention: query, key, value, proj_attn). names.c */
 extern const Rename old_diffusers_names[];
 
-/* Strict both ways: every parameter that `params(self, p)` declares is bound once to a tensor of its shape (1x1
- * convolutions may be stored as linear and the reverse), every tensor of the set is used, or matches `ignore` (exact name, or
- * a pattern with * ; NULL-terminated, may be NULL). W_TABLE parameters may be absent (file stays NULL). EMODEL lists the first
- * missing and surplus names and their count. Types other than F32, F16, BF16 are refused for parameters.
- * `prefix` stands before every name in the file ("text_model."), usually "". */
+/* Strict both ways: every parameter that `params(self, p)` declares is bound once to a tensor of its shape
+ * (1x1 convolutions may be stored as linear and the reverse), every tensor of the set is used, or matches
+ * `ignore` (exact name, or a pattern with * ; NULL-terminated, may be NULL). W_TABLE parameters may be absent
+ * (file stays NULL). EMODEL lists the first missing and surplus names and their count. Types other than F32,
+ * F16, BF16 are refused for parameters. `prefix` stands before every name in the file ("text_model."),
+ * usually "". */
 int bind_weights(const WeightSet *, const char *prefix, void (*params)(void *self, Params *), void *self,
                  const char *const *ignore, const Rename *renames, gimbal_error *err);
 
-/* ---- tokenizer: tokenizer.c ---------------------------------------------------------------------------------------- */
+/* ---- tokenizer: tokenizer.c
+ * ---------------------------------------------------------------------------------------- */
 
 typedef struct Tokenizer Tokenizer;
-/* vocab.json, merges.txt, tokenizer_config.json, special_tokens_map.json of `dir`: the slow CLIPTokenizer without ftfy. */
+/* vocab.json, merges.txt, tokenizer_config.json, special_tokens_map.json of `dir`: the slow CLIPTokenizer
+ * without ftfy. */
 int tokenizer_open(Tokenizer **out, const char *dir, gimbal_error *err);
 void tokenizer_close(Tokenizer *);
 int tokenizer_vocab(const Tokenizer *); /* largest id + 1 */
 /* ids[room] = start, tokens, end, padding; *dropped tokens did not fit. EUSAGE: not UTF-8 (offset named). */
 int tokenize(const Tokenizer *, const char *text, int32_t *ids, int room, int *dropped, gimbal_error *err);
 
-/* ---- hashes: hash.c ------------------------------------------------------------------------------------------------- */
+/* ---- hashes: hash.c
+ * ------------------------------------------------------------------------------------------------- */
 
 typedef struct Sha256 Sha256;
 Sha256 *sha256_new(void); /* NULL: no memory */

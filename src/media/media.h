@@ -1,5 +1,5 @@
-/* media.h: clips and pictures in and out, through FFmpeg's libraries. A small library of its own (it links the codecs, so
- * that libgimbal does not). Pictures are RGB8, [height][width][3], dense.
+/* media.h: clips and pictures in and out, through FFmpeg's libraries. A small library of its own (it links
+ * the codecs, so that libgimbal does not). Pictures are RGB8, [height][width][3], dense.
  *
  * Knows containers, codecs and colour. Refuses to know models, latents and how frames were made. */
 #ifndef MEDIA_H
@@ -15,11 +15,12 @@ typedef struct {
 const media_format *media_format_at(int i); /* NULL past the end */
 
 typedef struct media_writer media_writer;
-/* OUT's ending decides: .mp4 (H.264, yuv420p, even sizes; odd ones are padded by one pixel), .gif (own palette over the whole
- * clip), .y4m (4:4:4, lossless up to the colour matrix), f%03d.png (a picture sequence, numbered from 0) or a single .png (one frame only). The
- * place is checked and the temporary file made at once. `recipe` (may be NULL) goes into the metadata; where the format has
- * no place, into OUT.json beside it (pattern: the pattern's name without %..d, .json). ENOSUP: an ending or encoder that this
- * build does not have; the message lists those it has. */
+/* OUT's ending decides: .mp4 (H.264, yuv420p, even sizes; odd ones are padded by one pixel), .gif (own
+ * palette over the whole clip), .y4m (4:4:4, lossless up to the colour matrix), f%03d.png (a picture
+ * sequence, numbered from 0) or a single .png (one frame only). The place is checked and the temporary file
+ * made at once. `recipe` (may be NULL) goes into the metadata; where the format has no place, into OUT.json
+ * beside it (pattern: the pattern's name without %..d, .json). ENOSUP: an ending or encoder that this build
+ * does not have; the message lists those it has. */
 int media_create(media_writer **out, const char *path, int width, int height, double fps, const char *recipe,
                  gimbal_error *err);
 /* The same check without making anything. */

@@ -1,14 +1,17 @@
-/* model.h: the networks, built from ops: text encoder, U-Net with motion modules, VAE decoder; and the zoo of families.
+/* model.h: the networks, built from ops: text encoder, U-Net with motion modules, VAE decoder; and the zoo of
+ * families.
  *
- * A network is a struct of blocks; blocks are structs of Weights. Each has three functions: configure (numbers from a config),
- * params (declares every parameter once, canonical diffusers names) and forward (straight-line ops, a Graph).
- * Knows ops and its own parameters. Refuses to know files' bytes, seeds, schedules, samplers and prompts. */
+ * A network is a struct of blocks; blocks are structs of Weights. Each has three functions: configure
+ * (numbers from a config), params (declares every parameter once, canonical diffusers names) and forward
+ * (straight-line ops, a Graph). Knows ops and its own parameters. Refuses to know files' bytes, seeds,
+ * schedules, samplers and prompts. */
 #ifndef MODEL_H
 #define MODEL_H
 
 #include "io/io.h"
 
-/* ---- blocks: blocks.c --------------------------------------------------------------------------------------------- */
+/* ---- blocks: blocks.c
+ * --------------------------------------------------------------------------------------------- */
 
 /* ResNet block: norm1, silu, conv1, + time, norm2, silu, conv2, + shortcut. */
 typedef struct {
@@ -38,18 +41,20 @@ typedef struct {
     struct TransformerBlock *blocks; /* [layers] */
 } Transformer;
 /* `blocks` is allocated from `keep`. */
-int transformer_init(Transformer *, Arena *keep, int channels, int inner, int heads, int context, int groups, int layers,
-                     bool temporal, bool linear_proj, int max_frames, gimbal_error *err);
+int transformer_init(Transformer *, Arena *keep, int channels, int inner, int heads, int context, int groups,
+                     int layers, bool temporal, bool linear_proj, int max_frames, gimbal_error *err);
 void transformer_params(Params *, Transformer *);
 /* x [B*F,H,W,C]; context [B,L,D] or NULL (temporal). norm_per: frames per statistic of its GroupNorm. */
 Tensor *transformer_forward(Cx *, Transformer *, Tensor *x, Tensor *context, int frames, int norm_per);
 
-/* ---- U-Net: unet.c ------------------------------------------------------------------------------------------------- */
+/* ---- U-Net: unet.c
+ * ------------------------------------------------------------------------------------------------- */
 
 /* Numbers of a U-Net, from a config or two. Levels from high to low resolution. */
 enum { MAX_LEVELS = 8, MAX_LAYERS = 8 };
 typedef struct {
-    int in, out, levels, width[MAX_LEVELS], layers[MAX_LEVELS], heads[MAX_LEVELS], depth[MAX_LEVELS]; /* depth: transformer layers */
+    int in, out, levels, width[MAX_LEVELS], layers[MAX_LEVELS], heads[MAX_LEVELS],
+        depth[MAX_LEVELS];                                     /* depth: transformer layers */
     bool down_attn[MAX_LEVELS], up_attn[MAX_LEVELS], mid_attn; /* up_attn in the order of up_blocks */
     int groups, context;
     float eps;
@@ -60,10 +65,11 @@ typedef struct {
 } UnetShape;
 
 typedef struct Unet Unet;
-/* Allocates the blocks from `keep`. EMODEL for numbers that cannot be (width not a multiple of groups or heads). */
+/* Allocates the blocks from `keep`. EMODEL for numbers that cannot be (width not a multiple of groups or
+ * heads). */
 int unet_build(Unet **out, Arena *keep, const UnetShape *, gimbal_error *err);
-void unet_params(void *unet, Params *);         /* image part: the names of UNet2DConditionModel */
-void unet_motion_params(void *unet, Params *);  /* motion part: the names of MotionAdapter */
+void unet_params(void *unet, Params *);        /* image part: the names of UNet2DConditionModel */
+void unet_motion_params(void *unet, Params *); /* motion part: the names of MotionAdapter */
 const UnetShape *unet_shape(const Unet *);
 
 /* One call's constants; the `self` of unet_forward. */
@@ -77,7 +83,8 @@ Tensor *unet_forward(Cx *, void *unet_call, Tensor **in);
 /* Features of timestep t (may be fractional): cos first, then sin; width even. */
 void timestep_features(double t, int width, float *out);
 
-/* ---- text encoder: clip.c ----------------------------------------------------------------------------------------- */
+/* ---- text encoder: clip.c
+ * ----------------------------------------------------------------------------------------- */
 
 typedef struct ClipText ClipText;
 int clip_build(ClipText **out, Arena *keep, const json_t *config, const char *where, gimbal_error *err);
@@ -89,7 +96,8 @@ int clip_vocab(const ClipText *);
 Tensor *clip_forward(Cx *, void *clip, Tensor **in);
 extern const char *const clip_ignore[];
 
-/* ---- VAE: vae.c ----------------------------------------------------------------------------------------------------- */
+/* ---- VAE: vae.c
+ * ----------------------------------------------------------------------------------------------------- */
 
 typedef struct Vae Vae;
 int vae_build(Vae **out, Arena *keep, const json_t *config, const char *where, gimbal_error *err);
@@ -101,7 +109,8 @@ double vae_scaling(const Vae *);
 Tensor *vae_decode(Cx *, void *vae, Tensor **in);
 extern const char *const vae_ignore[];
 
-/* ---- the zoo: zoo.c, family_*.c -------------------------------------------------------------------------------------- */
+/* ---- the zoo: zoo.c, family_*.c
+ * -------------------------------------------------------------------------------------- */
 
 /* What configs lie in a folder; json NULL where a part is absent. `where` fields are paths for messages. */
 typedef struct {

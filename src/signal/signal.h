@@ -1,8 +1,8 @@
 /* signal.h: frequencies of a clip-shaped array: FFT mixing and low-pass masks.
  *
- * Arrays are float32 [F,h,w] per channel, row-major. Frequencies are in FFT order, DC first. The FFT is complex 3-D
- * (kissfft), unnormalised forward; the inverse here divides by F*h*w. Odd sizes are as good as even ones.
- * Knows arrays and frequency. Refuses to know timesteps, latents, files and noise. */
+ * Arrays are float32 [F,h,w] per channel, row-major. Frequencies are in FFT order, DC first. The FFT is
+ * complex 3-D (kissfft), unnormalised forward; the inverse here divides by F*h*w. Odd sizes are as good as
+ * even ones. Knows arrays and frequency. Refuses to know timesteps, latents, files and noise. */
 #ifndef SIGNAL_H
 #define SIGNAL_H
 
@@ -11,13 +11,14 @@
 typedef enum { LOWPASS_BUTTERWORTH, LOWPASS_GAUSSIAN, LOWPASS_IDEAL, LOWPASS_BOX } LowpassKind;
 
 /* ds, dt: stop frequencies in space and time as fractions of Nyquist. order: Butterworth's n.
- * as_published 0 (ours): frequency of bin k of N is |k| / (N/2), k signed, so DC is exactly 0 for every N and the mask is
- *   symmetric (the mix of two real arrays is real); ideal keeps d <= ds; box keeps |k| <= round-free fractions
+ * as_published 0 (ours): frequency of bin k of N is |k| / (N/2), k signed, so DC is exactly 0 for every N and
+ * the mask is symmetric (the mix of two real arrays is real); ideal keeps d <= ds; box keeps |k| <=
+ * round-free fractions
  *   (|f_t| <= dt, |f_y|, |f_x| <= ds).
- * as_published 1: FreeInit's code and diffusers, faults included: coordinate 2i/N - 1 on the shifted grid (off DC for
- *   odd N), ideal d^2 <= 2 ds, box of +-round(N/2 * d) bins (FreeInit's repository; see golden box()).
- * With d^2 = ((ds/dt) f_t)^2 + f_y^2 + f_x^2: gaussian exp(-d^2 / (2 ds^2)), butterworth 1 / (1 + (d^2/ds^2)^order).
- * ds = 0 or dt = 0: all zeros. */
+ * as_published 1: FreeInit's code and diffusers, faults included: coordinate 2i/N - 1 on the shifted grid
+ * (off DC for odd N), ideal d^2 <= 2 ds, box of +-round(N/2 * d) bins (FreeInit's repository; see golden
+ * box()). With d^2 = ((ds/dt) f_t)^2 + f_y^2 + f_x^2: gaussian exp(-d^2 / (2 ds^2)), butterworth 1 / (1 +
+ * (d^2/ds^2)^order). ds = 0 or dt = 0: all zeros. */
 typedef struct {
     LowpassKind kind;
     int order;
@@ -29,8 +30,8 @@ typedef struct {
 void lowpass_mask(const Lowpass *, int F, int h, int w, float *mask);
 
 /* out = Re F^-1( F(low) m + F(high) g ), g = sqrt(1-m^2) when `power`, else 1-m, for each of C channels.
- * low, high, out [C,F,h,w]; mask [F,h,w]; out may be low or high. *imag (may be NULL): the largest |imaginary part|
- * that was discarded, relative to the rms of out (0 up to rounding for symmetric masks). ENOMEM. */
+ * low, high, out [C,F,h,w]; mask [F,h,w]; out may be low or high. *imag (may be NULL): the largest |imaginary
+ * part| that was discarded, relative to the rms of out (0 up to rounding for symmetric masks). ENOMEM. */
 int spectral_mix(const float *low, const float *high, const float *mask, bool power, gimbal_shape, float *out,
                  double *imag, gimbal_error *);
 

@@ -4,9 +4,9 @@
  * (cpu/ref.c) supports everything in both directions: it is the meaning of every op.
  *
  * Rules for kernels. Inputs may be channel views (ld > C); outputs are dense. The result must not depend on
- * cx->threads: cut work into tiles whose size does not depend on it. No -ffast-math. Backward accumulates (+=) into
- * gradients. A kernel returns 0 or fails with cx_fail and returns the code. Kernels run inside OpenMP
- * `parallel for num_threads(cx->threads)` of their own; none may be nested. */
+ * cx->threads: cut work into tiles whose size does not depend on it. No -ffast-math. Backward accumulates
+ * (+=) into gradients. A kernel returns 0 or fails with cx_fail and returns the code. Kernels run inside
+ * OpenMP `parallel for num_threads(cx->threads)` of their own; none may be nested. */
 #ifndef BACKEND_H
 #define BACKEND_H
 
@@ -59,10 +59,12 @@ typedef int (*Kernel)(Cx *, const Call *);
 struct Backend {
     const char *name; /* "ref", "loop", "dnn" */
     int slot;         /* of Weight.pack, or -1 */
-    /* 1: will do this call (backward: its gradients); may set call->scratch. Must not touch data: dry runs ask. */
+    /* 1: will do this call (backward: its gradients); may set call->scratch. Must not touch data: dry runs
+     * ask. */
     int (*supports)(const Cx *, Call *, bool backward);
     Kernel forward[OP_COUNT], backward[OP_COUNT];
-    /* Bytes that running this call will keep packed for weight w (0, or if already packed its size). NULL: never. */
+    /* Bytes that running this call will keep packed for weight w (0, or if already packed its size). NULL:
+     * never. */
     size_t (*pack_bytes)(const Call *, const Weight *w);
     void (*drop)(void *pack); /* frees a pack */
 };
@@ -84,12 +86,13 @@ static inline float *row_at(const Tensor *t, int64_t r)
     return (float *)t->d + r * t->ld;
 }
 
-/* The whole weight as float32, widened once and kept in pack slot 0 (owned by ref), or `own` itself. Thread-safe.
- * NULL: no memory (cx->err set). */
+/* The whole weight as float32, widened once and kept in pack slot 0 (owned by ref), or `own` itself.
+ * Thread-safe. NULL: no memory (cx->err set). */
 const float *weight_floats(Cx *, Weight *);
 
-/* The tail of conv2d and linear on rows [r0, r0+n) of z [.., wide], which hold x*w without bias: writes the call's
- * out rows. z may be out's own memory (no GEGLU then). Plain loops the compiler vectorises; shared by backends. */
+/* The tail of conv2d and linear on rows [r0, r0+n) of z [.., wide], which hold x*w without bias: writes the
+ * call's out rows. z may be out's own memory (no GEGLU then). Plain loops the compiler vectorises; shared by
+ * backends. */
 void epilogue_rows(Cx *, const Call *, const float *z, int64_t ldz, int64_t r0, int64_t n, const float *bias);
 
 #endif

@@ -4,8 +4,8 @@
  *   dry    plan_make: counts, records each tensor's first and last use, picks kernels, packs offsets
  *   run    plan_run: the same calls again, at the planned places; a call that differs is an error naming both
  *   eager  no plan: each tensor gets memory of its own (tests, small things)
- * With a tape in the context, ops are recorded and backward() walks them in reverse; it may be part of a graph
- * that is planned, so training memory is planned by the same means.
+ * With a tape in the context, ops are recorded and backward() walks them in reverse; it may be part of a
+ * graph that is planned, so training memory is planned by the same means.
  *
  * LAW: model code never looks at tensor data to decide what to do; the dry run must meet the same calls.
  *
@@ -27,8 +27,9 @@ const char *dtype_name(DType); /* as safetensors spells it: "F32", "BF16", ... *
 
 enum { MAX_DIMS = 5 };
 
-/* A block of activations, float32 (ids: I32). Rows of n[nd-1] channels, `ld` elements from row to row, so that
- * a range of channels is a view. Lives in the context's header arena, valid until the next plan_run/cx_reset. */
+/* A block of activations, float32 (ids: I32). Rows of n[nd-1] channels, `ld` elements from row to row, so
+ * that a range of channels is a view. Lives in the context's header arena, valid until the next
+ * plan_run/cx_reset. */
 typedef struct Tensor {
     void *d;
     int64_t n[MAX_DIMS], ld;
@@ -50,8 +51,9 @@ static inline int64_t tensor_channels(const Tensor *t)
 typedef enum { W_CONV, W_LINEAR, W_BIAS, W_NORM_SCALE, W_NORM_SHIFT, W_EMBEDDING, W_TABLE } WeightKind;
 
 /* The only form in which ops take a parameter. `file` is the mapped file's own bytes in the file's own type
- * and order (O,I,kh,kw), at ANY alignment; read it through weight_widen or a backend's packing. `own`, when not
- * NULL, replaces it: float32, dense (training's master copy, or a table computed because the file has none). */
+ * and order (O,I,kh,kw), at ANY alignment; read it through weight_widen or a backend's packing. `own`, when
+ * not NULL, replaces it: float32, dense (training's master copy, or a table computed because the file has
+ * none). */
 typedef struct Weight {
     char name[160]; /* full canonical path, for messages: "down_blocks.0.resnets.0.conv1.weight" */
     WeightKind kind;
@@ -76,7 +78,8 @@ void widen(DType, const void *src, int64_t from, int64_t count, float *out);
 /* Frees packs and nothing else. */
 void weight_drop(Weight *);
 
-/* ---- context ------------------------------------------------------------------------------------------------- */
+/* ---- context
+ * ------------------------------------------------------------------------------------------------- */
 
 typedef struct Plan Plan;
 typedef struct Tape Tape;
@@ -108,7 +111,8 @@ bool cx_failed(const Cx *);
 /* Records an error (the first one stays), returns NULL so that ops can return it. */
 void *cx_fail(Cx *, int code, const char *fmt, ...) PRINTF_LIKE(3, 4);
 
-/* ---- plans ------------------------------------------------------------------------------------------------------ */
+/* ---- plans
+ * ------------------------------------------------------------------------------------------------------ */
 
 /* A network as straight-line code. `self` is the network with its call's constants (frames, ...). */
 typedef Tensor *(*Graph)(Cx *, void *self, Tensor **in);
@@ -116,7 +120,8 @@ typedef Tensor *(*Graph)(Cx *, void *self, Tensor **in);
 /* Meets the graph dry: inputs need shapes only (d may be NULL). NULL on error (in cx->err). */
 Plan *plan_make(Cx *, Graph, void *self, Tensor **in);
 /* Runs it at cx->work. Shapes of `in` must be the plan's. A non-finite value in the result makes a second run
- * that names the first operator whose output is not finite (EVALUE). The result is valid until the next run. */
+ * that names the first operator whose output is not finite (EVALUE). The result is valid until the next run.
+ */
 Tensor *plan_run(Cx *, Plan *, Graph, void *self, Tensor **in);
 void plan_free(Plan *);
 
@@ -124,13 +129,16 @@ size_t plan_bytes(const Plan *);      /* memory that plan_run needs: tensors and
 size_t plan_pack_bytes(const Plan *); /* weights that kernels will pack, each counted once */
 size_t plan_bound(const Plan *);      /* liveness bound: no packing of offsets can be below it */
 double plan_flops(const Plan *);
-/* Predicted seconds: times the plan's distinct calls on scratch data for at most `budget` seconds, dearest first,
- * with fewer rows where a call is long, and extends by FLOPs and bytes. Needs memory of one call at a time. */
+/* Predicted seconds: times the plan's distinct calls on scratch data for at most `budget` seconds, dearest
+ * first, with fewer rows where a call is long, and extends by FLOPs and bytes. Needs memory of one call at a
+ * time. */
 double plan_seconds(Cx *, Plan *, double budget);
-/* "conv2d [32,16,16,32]x[64,32,3,3] dnn 12x 3.4 ms"-like lines, one per distinct call, for bench and --dry-run. */
+/* "conv2d [32,16,16,32]x[64,32,3,3] dnn 12x 3.4 ms"-like lines, one per distinct call, for bench and
+ * --dry-run. */
 int plan_print(const Plan *, char *out, size_t room);
 
-/* ---- tensors ------------------------------------------------------------------------------------------------------ */
+/* ---- tensors
+ * ------------------------------------------------------------------------------------------------------ */
 
 /* Wraps caller's memory, dense. data may be NULL in a dry run. */
 Tensor *tensor_input(Cx *, DType, int nd, const int64_t *n, const void *data);
@@ -139,14 +147,16 @@ Tensor *op_view(Cx *, Tensor *, int nd, const int64_t *n);
 /* Channels [from, from+width) of every row, no copy. */
 Tensor *op_channels(Cx *, Tensor *, int64_t from, int64_t width);
 
-/* ---- operators -------------------------------------------------------------------------------------------------------- */
+/* ---- operators
+ * -------------------------------------------------------------------------------------------------------- */
 
 typedef enum { ACT_NONE, ACT_SILU, ACT_GELU, ACT_QUICK_GELU, ACT_GEGLU } Act; /* GELU: exact, erf */
 
 /* What follows a convolution or linear in the same pass:
  *     y = act(x*w + bias + row[r / row_per]) * scale + add
- * row [n_rows, C] serves row_per consecutive rows each (a time embedding per clip: row_per = F*H*W); ACT_GEGLU
- * takes 2C channels to C: value half times GELU of the gate half. bias may have no data (weight_given 0): none. */
+ * row [n_rows, C] serves row_per consecutive rows each (a time embedding per clip: row_per = F*H*W);
+ * ACT_GEGLU takes 2C channels to C: value half times GELU of the gate half. bias may have no data
+ * (weight_given 0): none. */
 typedef struct Epi {
     Weight *bias;
     Tensor *row, *add;
@@ -169,8 +179,8 @@ typedef struct {
 } NormArg;
 Tensor *op_norm(Cx *, Tensor *x, Weight *scale, Weight *shift, NormArg);
 
-/* softmax(q k' * scale) v per head of C/heads channels. The key set of a query is the concatenation of n_kv sets:
- *   KV_SELF  in space: the rows of its own frame; in time: the same position in all frames of its clip
+/* softmax(q k' * scale) v per head of C/heads channels. The key set of a query is the concatenation of n_kv
+ * sets: KV_SELF  in space: the rows of its own frame; in time: the same position in all frames of its clip
  *   KV_CLIP  k, v [B,L,C]: one set for all frames of a clip (text)
  * q [B*F,S,C]; result has q's shape. in_time: queries attend over frames, straight on this layout.
  * No score matrix beyond a tile is ever stored. */
@@ -187,13 +197,14 @@ typedef struct {
 } AttnArg;
 Tensor *op_attention(Cx *, Tensor *q, const Kv *kv, int n_kv, AttnArg);
 
-Tensor *op_act(Cx *, Tensor *x, Act);                       /* GEGLU halves the channels */
-Tensor *op_add(Cx *, Tensor *a, Tensor *b);                 /* same shape */
+Tensor *op_act(Cx *, Tensor *x, Act);                        /* GEGLU halves the channels */
+Tensor *op_add(Cx *, Tensor *a, Tensor *b);                  /* same shape */
 Tensor *op_rows(Cx *, Tensor *x, Tensor *rows, int64_t per); /* y[r] = x[r] + rows[(r / per) % rows->n[0]] */
-Tensor *op_concat(Cx *, Tensor *a, Tensor *b);              /* channels: [a, b] */
+Tensor *op_concat(Cx *, Tensor *a, Tensor *b);               /* channels: [a, b] */
 /* Nearest neighbour to H x W: source index floor(i * in / out). x [N,h,w,C]. */
 Tensor *op_resize(Cx *, Tensor *x, int64_t H, int64_t W);
-/* Rows of a table [n,C]: ids I32 [N] or NULL for 0..count-1. Ids outside the table are an EMODEL error. -> [count,C] */
+/* Rows of a table [n,C]: ids I32 [N] or NULL for 0..count-1. Ids outside the table are an EMODEL error. ->
+ * [count,C] */
 Tensor *op_embed(Cx *, Weight *table, Tensor *ids, int64_t count);
 /* Mean of squared differences, [1]. The target gets no gradient. */
 Tensor *op_mse(Cx *, Tensor *x, Tensor *target);
@@ -202,7 +213,9 @@ Tensor *op_mse(Cx *, Tensor *x, Tensor *target);
  * kept and the graph is run again in backward; else plainly graph(cx, self, in). At most 4 inputs. */
 Tensor *block(Cx *, Graph, void *self, Tensor **in, int n_in);
 
-/* ---- gradients ------------------------------------------------------------------------------------------------------------ */
+/* ---- gradients
+ * ------------------------------------------------------------------------------------------------------------
+ */
 
 Tape *tape_new(void);
 void tape_clear(Tape *);
@@ -212,10 +225,11 @@ int tape_length(const Tape *);
  * Returns 0 or the error code in cx->err. */
 int backward(Cx *, Tensor *loss);
 
-/* ---- parameters: declared once, walked by any visitor --------------------------------------------------------------------- */
+/* ---- parameters: declared once, walked by any visitor
+ * --------------------------------------------------------------------- */
 
-/* A network's params function calls pv_* in any order; `leaf` is called for every parameter with its full name.
- * Walks that only count, bind, initialise, save or print differ in `leaf` alone. */
+/* A network's params function calls pv_* in any order; `leaf` is called for every parameter with its full
+ * name. Walks that only count, bind, initialise, save or print differ in `leaf` alone. */
 typedef struct Params {
     int (*leaf)(struct Params *, Weight *); /* w: name, kind, nd, n are set; nonzero stops the walk */
     void *user;

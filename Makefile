@@ -1,0 +1,52 @@
+# The front door: set-up, build, demo and tests in one word each. CMake does the work (see CMakePresets.json).
+#
+#   make demo    install what is missing (Debian packages), build, turn a prompt into two clips and a picture
+#   make test    the same set-up, then every test; ends with "N passed, N failed"
+
+SHELL := /bin/bash
+GIMBAL := build/release/gimbal
+PROMPT := a large green circle bouncing over a checkered white background
+SEED := 47
+
+.PHONY: help setup build demo test asan check format clean
+
+help:
+	@echo 'make demo     install Debian packages if needed, build, make demo/plain.mp4, demo/freeinit.mp4, demo/sheet.png'
+	@echo 'make test     the same set-up, then all tests'
+	@echo 'make build    the release build alone: $(GIMBAL)'
+	@echo 'make asan     all tests under AddressSanitizer and UBSan'
+	@echo 'make check    include order between folders, formatting'
+	@echo 'make format   clang-format every source file'
+	@echo 'make clean    remove build/ and demo/'
+
+setup:
+	@tools/setup.sh
+
+build: setup
+	@mkdir -p build && cmake --preset release > build/release.log 2>&1 || { cat build/release.log; exit 1; }
+	@cmake --build --preset release
+
+demo: build
+	@mkdir -p demo
+	$(GIMBAL) generate --model models/toyworld --prompt '$(PROMPT)' --rng torch --seed $(SEED) --cfg 5 -o demo/plain.mp4
+	$(GIMBAL) generate --model models/toyworld --prompt '$(PROMPT)' --rng torch --seed $(SEED) --cfg 5 --reinit freeinit:passes=3 -o demo/freeinit.mp4
+	$(GIMBAL) sheet demo/plain.mp4 demo/freeinit.mp4 -o demo/sheet.png
+	@echo 'demo/sheet.png: above without, below with FreeInit; the clips are demo/plain.mp4 and demo/freeinit.mp4'
+
+test: build
+	@tests/run.sh build/release
+
+asan: setup
+	@mkdir -p build && cmake --preset asan > build/asan.log 2>&1 || { cat build/asan.log; exit 1; }
+	@cmake --build --preset asan
+	@tests/run.sh build/asan
+
+check:
+	@tools/check-layers.sh
+	@tools/check-format.sh
+
+format:
+	@clang-format -i $$(git ls-files '*.c' '*.h')
+
+clean:
+	rm -rf build demo

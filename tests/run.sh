@@ -1,0 +1,34 @@
+#!/usr/bin/env bash
+# Runs every test of a build and closes with "N passed, N failed": the cmocka programs tests/t_*, the operator check, the
+# example and the command line. Usage: tests/run.sh build/release   (from the top of the checkout)
+set -u
+build=${1:?usage: tests/run.sh BUILD_FOLDER}
+passed=0 failed=0
+export CMOCKA_MESSAGE_OUTPUT=TAP
+export UBSAN_OPTIONS=print_stacktrace=1
+
+# Counts "ok" and "not ok" lines of one program; a program that dies without a "not ok" counts as one failure.
+count() {
+    local name=$1 log status good bad started=$SECONDS
+    shift
+    log=$(mktemp)
+    "$@" > "$log" 2>&1
+    status=$?
+    good=$(grep -c '^ok ' "$log")
+    bad=$(grep -c '^not ok ' "$log")
+    [ "$status" != 0 ] && [ "$bad" = 0 ] && bad=1
+    [ "$status" = 0 ] && [ "$good" = 0 ] && bad=1
+    passed=$((passed + good)) failed=$((failed + bad))
+    printf '%-16s %4d passed %3d failed  %3d s\n' "$name" "$good" "$bad" $((SECONDS - started))
+    [ "$bad" = 0 ] || sed 's/^/    /' "$log"
+    rm -f "$log"
+}
+
+for program in "$build"/tests/t_*; do
+    [ -x "$program" ] && count "$(basename "$program")" "$program"
+done
+count opcheck "$build/opcheck" --tap
+count example tests/example.sh "$build"
+count cli tests/cli.sh "$build/gimbal"
+echo "$passed passed, $failed failed"
+[ "$failed" = 0 ] && [ "$passed" -gt 0 ]

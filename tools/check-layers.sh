@@ -1,0 +1,50 @@
+#!/usr/bin/env bash
+# The include order between folders: base <- tensor <- {signal, io} <- model <- diffusion; media on base alone; app sees
+# gimbal.h and media.h only. Also: no file above 800 lines, and nothing below app/ prints or exits.
+set -u
+bad=0
+say() { echo "layers: $*"; bad=1; }
+
+allowed() { # folder -> the folders whose headers it may include
+    case $1 in
+    base) echo "base" ;;
+    tensor) echo "base tensor" ;;
+    signal) echo "base signal" ;;
+    io) echo "base tensor io" ;;
+    model) echo "base tensor io model" ;;
+    diffusion) echo "base tensor signal io model diffusion" ;;
+    media) echo "base media" ;;
+    *) echo "" ;;
+    esac
+}
+
+for file in $(git ls-files 'src/*.c' 'src/*.h'); do
+    folder=$(echo "$file" | cut -d/ -f2)
+    for include in $(grep -oP '^\s*#\s*include\s*"\K[^"]+' "$file"); do
+        case $include in
+        gimbal.h) continue ;;
+        */*) into=${include%%/*} ;;
+        *) say "$file includes \"$include\": write folder/header.h"; continue ;;
+        esac
+        case " $(allowed "$folder") " in
+        *" $into "*) ;;
+        *) say "$file (folder $folder) includes $include" ;;
+        esac
+    done
+    grep -nE '\b(printf|puts|putchar|perror|exit|abort|_exit)\s*\(' "$file" | grep -vE '(//|/?\*)' | sed "s|^|layers: prints or exits: $file:|" | grep . && bad=1
+    grep -nE '\bfprintf\s*\(\s*(stdout|stderr)' "$file" | sed "s|^|layers: prints: $file:|" | grep . && bad=1
+done
+for file in $(git ls-files 'app/*.c' 'app/*.h' 'examples/*.c'); do
+    for include in $(grep -oP '^\s*#\s*include\s*"\K[^"]+' "$file"); do
+        case $include in
+        gimbal.h | media/media.h | app/*) ;;
+        *) say "$file includes \"$include\": app sees gimbal.h and media.h only" ;;
+        esac
+    done
+done
+for file in $(git ls-files '*.c' '*.h'); do
+    lines=$(wc -l < "$file")
+    [ "$lines" -le 800 ] || say "$file has $lines lines, at most 800"
+done
+[ "$bad" = 0 ] && echo 'layers: ok'
+exit $bad
