@@ -50,9 +50,10 @@ void arena_reset(Arena *); /* everything, but keeps the largest block for reuse 
 /* 64-byte aligned, not zeroed; free() it. NULL on overflow of count * size as well. */
 void *alloc_array(size_t count, size_t size);
 
-/* Anonymous resident bytes of this process now and at its peak; 0 where the system does not say. */
+/* Anonymous resident bytes of this process now; 0 where the system does not say. */
 uint64_t anon_bytes_now(void);
-/* Bytes of memory that can still be had before swapping: the smaller of system and cgroup. */
+/* Bytes of memory that can still be had before swapping: the smaller of system and cgroup; UINT64_MAX where
+ * neither says. */
 uint64_t memory_available(void);
 
 /* ---- files: file.c
@@ -68,6 +69,9 @@ void unmap_file(Mapped *);
 
 /* The whole file with a zero behind it; *out is the caller's (free). EFORMAT above `limit` bytes. */
 int read_file(char **out, size_t *size, const char *path, size_t limit, gimbal_error *err);
+/* The number behind `key` at the start of a line of a small text file (/proc, /sys); key "": at its very
+ * start. */
+bool file_number(const char *path, const char *key, uint64_t *out);
 bool is_file(const char *path);
 bool is_folder(const char *path);
 /* "a/b" into out[PATH_ROOM]; EUSAGE when it does not fit. */
@@ -98,7 +102,7 @@ void option_print(const gimbal_option *, const void *object, char *out, size_t r
 /* The nearest of n names (edit distance, at most a third of the letters), or NULL. */
 const char *nearest_name(const char *word, const char *(*name_at)(const void *, int i), const void *list,
                          int n);
-/* Length of valid UTF-8 from s, or -1 with *bad = offset of the first bad byte. */
+/* Length in bytes of valid UTF-8 from s, or -1 with *bad = offset of the first bad byte. */
 long utf8_check(const char *s, size_t *bad);
 
 /* ---- random numbers: rng.c
@@ -128,5 +132,10 @@ void torch_randn(TorchRng *, float *out, size_t n);
 /* What affinity and cgroup quota allow, at least 1. */
 int threads_available(void);
 double seconds_now(void); /* monotonic */
+
+/* What the process's control groups grant (cgroup.c): CPUs, INFINITY without a quota; bytes until the memory
+ * limit, UINT64_MAX without one. `root` stands before /proc and /sys: "" but in tests. */
+double cgroup_cpus(const char *root);
+uint64_t cgroup_memory(const char *root);
 
 #endif

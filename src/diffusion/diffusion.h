@@ -32,6 +32,7 @@ typedef struct {
     int steps_offset;
     bool clip_sample, zero_snr;
     double clip_range;
+    const char *betas; /* the beta_schedule in effect; NULL: a list of trained_betas */
 } Schedule;
 /* Config keys with diffusers' defaults of class `_class_name`; unknown values refused by name. betas: NULL,
  * or the setting that replaces beta_schedule; spacing likewise. Allocates from keep. note: set to a sentence

@@ -15,7 +15,8 @@
 
 typedef struct {
     const char *name;
-    DType type;
+    DType type;           /* DTYPE_COUNT: a type that is known by size only (F8_E4M3, U16, ...) */
+    const char *spelling; /* of the type, as the file has it */
     int nd;
     int64_t n[8];
     const void *data; /* in the map, any alignment */
@@ -36,6 +37,8 @@ const char *st_metadata(const SafeTensors *, const char *key); /* or NULL */
 const char *st_path(const SafeTensors *);
 uint64_t st_bytes(const SafeTensors *);                            /* of the file */
 void st_header(const SafeTensors *, const char **json, size_t *n); /* for hashing */
+/* Names of the original Stable Diffusion spelling: a whole model in one file, which is not read yet. */
+bool st_is_single_checkpoint(const SafeTensors *);
 
 /* Types "F32", "U8", ... ; whole or not at all. metadata: key, value, ..., NULL or NULL. */
 int st_write(const char *path, const gimbal_tensor *items, int count, const char *const *metadata,
@@ -44,6 +47,12 @@ int st_write(const char *path, const gimbal_tensor *items, int count, const char
 /* ---- JSON: json.c
  * ------------------------------------------------------------------------------------------- */
 
+/* A name from a file, in quotes, safe to print: what is not plain ASCII is escaped, long ones are cut. Returns out. */
+enum { QUOTED_ROOM = 128 };
+const char *quoted(const char *name, char out[QUOTED_ROOM]);
+
+/* Text of n bytes: an object, nested at most `depth`, no duplicate keys, nothing behind it. Caller: json_decref. */
+int json_parse(json_t **out, const char *text, size_t n, int depth, const char *where, gimbal_error *err);
 /* Object at the top, depth at most 32, size at most 64 MiB, no duplicate keys. Caller: json_decref. */
 int json_read(json_t **out, const char *path, gimbal_error *err);
 
@@ -81,21 +90,30 @@ void weights_close(WeightSet *);
 int weights_count(const WeightSet *);
 const StEntry *weights_entry(const WeightSet *, int i);
 const StEntry *weights_find(const WeightSet *, const char *name);
+int weights_index(const WeightSet *, const char *name); /* for weights_entry; -1: no such tensor */
 uint64_t weights_bytes(const WeightSet *);
 const char *weights_path(const WeightSet *); /* for messages: the file, or the index */
 /* Feeds every file's header to a hash. */
 struct Sha256;
 void weights_hash(const WeightSet *, struct Sha256 *);
 
+/* A hub cache folder (models--*, with snapshots/) leads to the snapshot that refs/main names; any other path to itself. */
+int hub_folder(char out[PATH_ROOM], const char *path, gimbal_error *err);
+/* The same for a whole model, and says what it found when `path` is no folder with model_index.json, or unet/ and vae/:
+ * a single-file checkpoint, a weights file, or the model folder one level up or down. */
+int model_folder(char out[PATH_ROOM], const char *path, gimbal_error *err);
+
 /* ---- binding: bind.c, names.c
  * -------------------------------------------------------------------------------------- */
 
-/* A rename: a tensor whose name ends with (or has inside, for whole = 0) `from` is looked up as `to`. */
+/* A rename: where the canonical name has `to` inside, the file may have `from`. Lists end with from NULL. */
 typedef struct {
     const char *from, *to;
 } Rename;
 /* Spellings of old diffusers files (VAE attention: query, key, value, proj_attn). names.c */
 extern const Rename old_diffusers_names[];
+/* What file has such a name in it ("the file looks like a LoRA: ..."), or NULL. names.c */
+const char *foreign_spelling(const char *name);
 
 /* Strict both ways: every parameter that `params(self, p)` declares is bound once to a tensor of its shape
  * (1x1 convolutions may be stored as linear and the reverse), every tensor of the set is used, or matches
@@ -117,6 +135,10 @@ void tokenizer_close(Tokenizer *);
 int tokenizer_vocab(const Tokenizer *); /* largest id + 1 */
 /* ids[room] = start, tokens, end, padding; *dropped tokens did not fit. EUSAGE: not UTF-8 (offset named). */
 int tokenize(const Tokenizer *, const char *text, int32_t *ids, int room, int *dropped, gimbal_error *err);
+
+/* The words of text[n] (valid UTF-8) as CLIP cuts them, cleaned and in lower case; stops when word() is not 0. words.c */
+int clip_words(const char *text, size_t n, int (*word)(void *user, const char *utf8, size_t n), void *user,
+               gimbal_error *err);
 
 /* ---- hashes: hash.c
  * ------------------------------------------------------------------------------------------------- */

@@ -30,6 +30,9 @@ typedef struct {
     Weight q[2], k[2], v[2], out[2];
 } Attention;
 void attention_params(Params *, const char *name, Attention *);
+/* x [B*F,S,width]; context [B,L,context], or NULL: self attention; + add (may be NULL) -> [B*F,S,width].
+ * The number of heads in `arg` is filled in. */
+Tensor *attention_forward(Cx *, Attention *, Tensor *x, Tensor *context, Tensor *add, AttnArg arg);
 
 /* Transformer over space (self, then text) or over time (self twice, with a position table), in a frame of
  * GroupNorm, proj_in, ..., proj_out, + input. */
@@ -39,6 +42,7 @@ typedef struct {
     int max_frames;             /* length of the position table; 0: none */
     Weight norm[2], proj_in[2], proj_out[2];
     struct TransformerBlock *blocks; /* [layers] */
+    Weight *table; /* [1,max_frames,inner] computed; serves the blocks whose position table the file leaves out */
 } Transformer;
 /* `blocks` is allocated from `keep`. */
 int transformer_init(Transformer *, Arena *keep, int channels, int inner, int heads, int context, int groups,
@@ -46,6 +50,9 @@ int transformer_init(Transformer *, Arena *keep, int channels, int inner, int he
 void transformer_params(Params *, Transformer *);
 /* x [B*F,H,W,C]; context [B,L,D] or NULL (temporal). norm_per: frames per statistic of its GroupNorm. */
 Tensor *transformer_forward(Cx *, Transformer *, Tensor *x, Tensor *context, int frames, int norm_per);
+
+/* Shows a module's output to cx->tap under its canonical name; returns it. */
+Tensor *tap(Cx *, Tensor *output, const char *fmt, ...) PRINTF_LIKE(3, 4);
 
 /* ---- U-Net: unet.c
  * ------------------------------------------------------------------------------------------------- */
@@ -63,6 +70,9 @@ typedef struct {
     int motion_heads[MAX_LEVELS], motion_depth[MAX_LEVELS], motion_mid_depth, motion_layers, max_frames;
     bool motion, motion_mid;
 } UnetShape;
+
+/* EMODEL for numbers that cannot be (width not a multiple of groups or heads); messages begin with the file names. */
+int unet_check(const UnetShape *, const char *where, const char *motion_where, gimbal_error *err);
 
 typedef struct Unet Unet;
 /* Allocates the blocks from `keep`. EMODEL for numbers that cannot be (width not a multiple of groups or

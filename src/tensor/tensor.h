@@ -95,10 +95,14 @@ typedef struct Cx {
     Tape *tape;     /* NULL: inference */
     char *work;     /* memory for plan_run, 64-byte aligned, at least plan_bytes(plan) */
     size_t work_bytes;
+    /* Sees the output of every module that a network names, as it is made; for tests and debugging of eager runs. */
+    void (*tap)(void *user, const char *module, const Tensor *output);
+    void *tap_user;
     /* the rest belongs to tensor/ */
     Plan *plan;
     int mode;
-    bool watch; /* check every op's output for non-finite values (plan_run does a second run with it) */
+    bool in_block; /* in block(), which will run again in backward: no tape, but gradients will be wanted */
+    bool watch;    /* check every op's output for non-finite values (plan_run does a second run with it) */
     gimbal_error own_err;
     Arena headers, eager;
 } Cx;
@@ -237,6 +241,8 @@ typedef struct Params {
     int code; /* first nonzero result of leaf */
     size_t at;
     char path[160];
+    int depth; /* of pv_in, and where each began in path */
+    unsigned char mark[32];
 } Params;
 void pv_in(Params *, const char *fmt, ...) PRINTF_LIKE(2, 3); /* "down_blocks.%d": enter */
 void pv_out(Params *);                                        /* leave the last pv_in */

@@ -1,0 +1,68 @@
+/* cost.c: gimbal_predict: what a run will take, known before it starts.
+ *
+ * The networks are planned (no tensor is allocated, no weight read) and a few of their own operators are timed for about a
+ * second. Then
+ *     seconds = texts * encoder + calls * U-Net + chunks * VAE          memory = work + packs + arrays + what is there
+ *
+ * Knows plans and the re-initialiser's count of passes. Refuses to know what the passes do. */
+#include "diffusion/engine.h"
+
+/* Seconds of timing for each network: the U-Net is nearly all of a run. */
+static const double text_budget = 0.1, unet_budget = 0.9, vae_budget = 0.4;
+
+/* Anonymous memory beside tensors, packs and arrays, measured (see bench/NOTES.md): oneDNN's compiled kernels and its
+ * cache, and for each thread a stack and a heap of its own. */
+static const uint64_t code_bytes = 24u << 20, thread_bytes = 1u << 20;
+
+static int decode_calls(const Plans *p, const Run *run)
+{
+    return (run->shape.f + p->decode.f - 1) / p->decode.f;
+}
+
+static uint64_t mapped_bytes(const gimbal_engine *e)
+{
+    uint64_t sum = 0;
+    for (PartKind kind = 0; kind < PART_COUNT; kind++)
+        sum += e->part[kind].weights ? weights_bytes(e->part[kind].weights) : 0;
+    return sum;
+}
+
+static void count(Plans *p, const Run *run, gimbal_cost *out)
+{
+    *out = (gimbal_cost){
+        .work_bytes = plans_work_bytes(p),
+        .pack_bytes = plans_pack_bytes(p),
+        .host_bytes = p->host_bytes,
+        .mapped_bytes = mapped_bytes(p->engine),
+        .flops = run->batch * plan_flops(p->text) + run->calls * plan_flops(p->guide.plan) +
+                 decode_calls(p, run) * plan_flops(p->vae),
+        .relative = (double)run->calls / run->s.steps,
+        .passes = run->passes,
+        .calls = run->calls,
+    };
+    out->anon_bytes = out->work_bytes + out->pack_bytes + out->host_bytes + anon_bytes_now() + code_bytes +
+                      thread_bytes * (uint64_t)run->s.threads;
+}
+
+static int timings(Plans *p, const Run *run, double *seconds, gimbal_error *err)
+{
+    *seconds = run->batch * plan_seconds(&p->cx, p->text, text_budget);
+    *seconds += run->calls * plan_seconds(&p->cx, p->guide.plan, unet_budget);
+    *seconds += decode_calls(p, run) * plan_seconds(&p->cx, p->vae, vae_budget);
+    return cx_failed(&p->cx) ? pass_on(&p->err, err) : GIMBAL_OK;
+}
+
+int gimbal_predict(gimbal_engine *e, const gimbal_settings *settings, gimbal_cost *out, gimbal_error *err)
+{
+    Run run;
+    Plans plans;
+    TRY(run_resolve(&run, e, settings, err));
+    int code = plans_make(&plans, e, &run, err);
+    if (!code) {
+        count(&plans, &run, out);
+        code = timings(&plans, &run, &out->seconds, err);
+        plans_free(&plans);
+    }
+    run_free(&run);
+    return code;
+}

@@ -1,0 +1,288 @@
+/* engine.c: gimbal_open: a model folder becomes networks with weights bound, and everything about them is checked once.
+ *
+ * Order: find the parts (cheap, names what is missing), read configs, ask the family for the U-Net's numbers, build, bind
+ * strictly, then compare the parts with each other: they were often downloaded from different places. Weight files are
+ * mapped; no weight is read. The engine does not change afterwards (packed weights are the backends' own, and locked), so
+ * threads may share it.
+ *
+ * Knows parts and families by their tables. Refuses to know runs, seeds and samplers. */
+#include "diffusion/engine.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+/* ---- configs --------------------------------------------------------------------------------------------------- */
+
+static int read_part(gimbal_engine *e, PartKind kind, const char *folder, gimbal_error *err)
+{
+    Part *part = &e->part[kind];
+    TRY(locate_part(part, kind, folder, &e->keep, err));
+    return is_file(part->where) ? json_read(&part->config, part->where, err) : GIMBAL_OK;
+}
+
+static int read_motion(gimbal_engine *e, const char *folder, const char *given, gimbal_error *err)
+{
+    char dir[PATH_ROOM], weights[PATH_ROOM], where[PATH_ROOM];
+    Part *part = &e->part[PART_MOTION];
+    TRY(locate_motion(folder, given, dir, weights, err));
+    if (!dir[0])
+        return GIMBAL_OK;
+    TRY(path_join(where, dir, part_config(PART_MOTION), err));
+    part->dir = arena_printf(&e->keep, "%s", dir);
+    part->weight = arena_printf(&e->keep, "%s", weights);
+    part->where = arena_printf(&e->keep, "%s", where);
+    if (!part->dir || !part->weight || !part->where)
+        return fail(err, GIMBAL_ENOMEM, "no memory for paths of %s", dir);
+    return json_read(&part->config, part->where, err);
+}
+
+static int read_configs(gimbal_engine *e, const char *motion, gimbal_error *err)
+{
+    char folder[PATH_ROOM];
+    TRY(model_folder(folder, e->model, err));
+    for (PartKind kind = 0; kind < PART_COUNT; kind++)
+        if (kind != PART_MOTION)
+            TRY(read_part(e, kind, folder, err));
+    return read_motion(e, folder, motion, err);
+}
+
+/* ---- family and networks ------------------------------------------------------------------------------------------ */
+
+static int find_family(gimbal_engine *e, gimbal_error *err)
+{
+    const Part *unet = &e->part[PART_UNET], *motion = &e->part[PART_MOTION], *scheduler = &e->part[PART_SCHEDULER];
+    const FolderConfigs configs = {
+        .unet = unet->config,
+        .motion = motion->config,
+        .scheduler = scheduler->config,
+        .unet_where = unet->where,
+        .motion_where = motion->where,
+        .scheduler_where = scheduler->where,
+    };
+    TRY(family_find(&e->family, &configs, err));
+    if (e->family->needs_motion && !motion->dir)
+        return fail_hint(err, GIMBAL_EMODEL,
+                         "--motion wants the folder of a motion adapter (config.json and one weight file, diffusers layout), "
+                         "or its .safetensors file",
+                         "%s: this %s model needs a motion adapter; none was given and the folder has no motion_adapter/",
+                         e->model, e->family->name);
+    return e->family->shape(&configs, &e->shape, &e->run, err);
+}
+
+static int open_weights(gimbal_engine *e, gimbal_error *err)
+{
+    for (PartKind kind = 0; kind < PART_COUNT; kind++)
+        if (part_has_weights(kind) && e->part[kind].dir)
+            TRY(weights_open(&e->part[kind].weights, e->part[kind].weight, err));
+    return GIMBAL_OK;
+}
+
+static int build(gimbal_engine *e, gimbal_error *err)
+{
+    const Part *part = e->part;
+    TRY(unet_build(&e->unet, &e->keep, &e->shape, err));
+    TRY(clip_build(&e->clip, &e->keep, part[PART_TEXT].config, part[PART_TEXT].where, err));
+    TRY(vae_build(&e->vae, &e->keep, part[PART_VAE].config, part[PART_VAE].where, err));
+    TRY(bind_weights(part[PART_UNET].weights, "", unet_params, e->unet, e->family->unet_ignore, NULL, err));
+    if (part[PART_MOTION].weights)
+        TRY(bind_weights(part[PART_MOTION].weights, "", unet_motion_params, e->unet, e->family->motion_ignore, NULL, err));
+    TRY(bind_weights(part[PART_VAE].weights, "", vae_params, e->vae, vae_ignore, old_diffusers_names, err));
+    return bind_weights(part[PART_TEXT].weights, "", clip_params, e->clip, clip_ignore, NULL, err);
+}
+
+/* Parts come from different places; each pair that meets in a run is compared here. */
+static int check_parts(const gimbal_engine *e, gimbal_error *err)
+{
+    const Part *part = e->part;
+    const int words = tokenizer_vocab(e->tokenizer), rows = clip_vocab(e->clip);
+    if (words > rows)
+        return fail_hint(err, GIMBAL_EMODEL, "take tokenizer/ and text_encoder/ from the same model",
+                         "%s has %d token ids, the table of %s only %d rows", part[PART_TOKENIZER].dir, words,
+                         part[PART_TEXT].where, rows);
+    if (clip_positions(e->clip) != TOKENS)
+        return fail(err, GIMBAL_EMODEL, "%s: max_position_embeddings is %d, expected %d", part[PART_TEXT].where,
+                    clip_positions(e->clip), TOKENS);
+    if (clip_width(e->clip) != e->shape.context)
+        return fail_hint(err, GIMBAL_EMODEL, "take unet/ and text_encoder/ from the same model",
+                         "%s: cross_attention_dim is %d, but the text encoder gives %d (hidden_size in %s)",
+                         part[PART_UNET].where, e->shape.context, clip_width(e->clip), part[PART_TEXT].where);
+    if (e->shape.in != e->shape.out || e->shape.in != vae_channels(e->vae))
+        return fail_hint(err, GIMBAL_EMODEL,
+                         "models for inpainting, depth or editing have more input channels; they are not supported",
+                         "%s: in_channels is %d and out_channels %d, expected the VAE's latent_channels, %d", part[PART_UNET].where,
+                         e->shape.in, e->shape.out, vae_channels(e->vae));
+    return GIMBAL_OK;
+}
+
+/* ---- schedule ------------------------------------------------------------------------------------------------------- */
+
+int engine_schedule(const gimbal_engine *e, const char *betas, const char *spacing, Schedule *out, const char **note,
+                    Arena *keep, gimbal_error *err)
+{
+    const Part *part = &e->part[PART_SCHEDULER];
+    *note = NULL;
+    return schedule_read(out, part->config, part->where, betas, spacing, e->part[PART_MOTION].dir != NULL, keep, note, err);
+}
+
+/* The model's own betas and spacing under the names that settings have; other betas have none and stay NULL. */
+static int name_schedule(gimbal_engine *e, gimbal_error *err)
+{
+    static const char *const betas[] = {"linear", "scaled_linear"};
+    static const char *const spacings[] = {
+        [SPACING_LEADING] = "leading", [SPACING_LINSPACE] = "linspace", [SPACING_TRAILING] = "trailing"};
+    Schedule own;
+    const char *note;
+    TRY(engine_schedule(e, NULL, NULL, &own, &note, &e->keep, err));
+    for (int i = 0; i < COUNT(betas); i++)
+        if (own.betas && !strcmp(own.betas, betas[i]))
+            e->betas = betas[i];
+    e->spacing = spacings[own.spacing];
+    e->train_steps = own.T;
+    if (note)
+        e->note[e->n_notes++] = note;
+    return GIMBAL_OK;
+}
+
+/* ---- identity --------------------------------------------------------------------------------------------------------- */
+
+/* A file by its name inside the part; one that is not there counts as such. */
+static int hash_file(Sha256 *sha, const char *dir, const char *name, gimbal_error *err)
+{
+    char path[PATH_ROOM], line[PATH_ROOM], *text = NULL;
+    size_t size = 0;
+    TRY(path_join(path, dir, name, err));
+    if (is_file(path))
+        TRY(read_file(&text, &size, path, 64u << 20, err));
+    const int n = snprintf(line, sizeof line, "%s %zu\n", name, size);
+    sha256_add(sha, line, (size_t)n);
+    if (text)
+        sha256_add(sha, text, size);
+    free(text);
+    return GIMBAL_OK;
+}
+
+static int hash_part(Sha256 *sha, const Part *part, PartKind kind, gimbal_error *err)
+{
+    static const char *const vocabulary[] = {"vocab.json", "merges.txt", "special_tokens_map.json"};
+    const char *name = part_name(kind);
+    sha256_add(sha, name, strlen(name) + 1);
+    if (!part->dir)
+        return GIMBAL_OK;
+    TRY(hash_file(sha, part->dir, part_config(kind), err));
+    for (int i = 0; kind == PART_TOKENIZER && i < COUNT(vocabulary); i++)
+        TRY(hash_file(sha, part->dir, vocabulary[i], err));
+    if (part->weights)
+        weights_hash(part->weights, sha);
+    return GIMBAL_OK;
+}
+
+int parts_identity(const Part part[PART_COUNT], char hex[65], gimbal_error *err)
+{
+    Sha256 *sha = sha256_new();
+    if (!sha)
+        return fail(err, GIMBAL_ENOMEM, "no memory for a hash");
+    int code = GIMBAL_OK;
+    for (PartKind kind = 0; kind < PART_COUNT && !code; kind++)
+        code = hash_part(sha, &part[kind], kind, err);
+    sha256_end(sha, hex);
+    return code;
+}
+
+/* ---- open and close ------------------------------------------------------------------------------------------------------ */
+
+static int open_engine(gimbal_engine *e, const char *motion, gimbal_error *err)
+{
+    TRY(read_configs(e, motion, err));
+    TRY(find_family(e, err));
+    TRY(open_weights(e, err));
+    TRY(build(e, err));
+    TRY(tokenizer_open(&e->tokenizer, e->part[PART_TOKENIZER].dir, err));
+    TRY(check_parts(e, err));
+    TRY(name_schedule(e, err));
+    return parts_identity(e->part, e->identity, err);
+}
+
+int gimbal_open(gimbal_engine **out, const char *model, const char *motion, gimbal_error *err)
+{
+    *out = NULL;
+    gimbal_engine *e = calloc(1, sizeof *e);
+    if (!e)
+        return fail(err, GIMBAL_ENOMEM, "no memory for an engine");
+    e->model = arena_printf(&e->keep, "%s", model ? model : "");
+    e->motion = motion ? arena_printf(&e->keep, "%s", motion) : NULL;
+    const bool named = e->model && (e->motion || !motion);
+    const int code = named ? open_engine(e, motion, err) : fail(err, GIMBAL_ENOMEM, "no memory for the model's path");
+    if (code)
+        gimbal_close(e);
+    else
+        *out = e;
+    return code;
+}
+
+static int drop_pack(Params *p, Weight *w)
+{
+    (void)p;
+    weight_drop(w);
+    return 0;
+}
+
+static void drop_packs(void (*params)(void *, Params *), void *network)
+{
+    Params p = {.leaf = drop_pack};
+    if (network)
+        params(network, &p);
+}
+
+void gimbal_close(gimbal_engine *e)
+{
+    if (!e)
+        return;
+    drop_packs(unet_params, e->unet);
+    if (e->part[PART_MOTION].weights)
+        drop_packs(unet_motion_params, e->unet);
+    drop_packs(vae_params, e->vae);
+    drop_packs(clip_params, e->clip);
+    tokenizer_close(e->tokenizer);
+    for (PartKind kind = 0; kind < PART_COUNT; kind++) {
+        weights_close(e->part[kind].weights);
+        json_decref(e->part[kind].config);
+    }
+    arena_free(&e->keep);
+    free(e); /* the engine itself is not in its arena: it holds it */
+}
+
+/* ---- questions --------------------------------------------------------------------------------------------------------------- */
+
+const char *gimbal_note(const gimbal_engine *e, int i)
+{
+    return i >= 0 && i < e->n_notes ? e->note[i] : NULL;
+}
+
+const char *gimbal_identity(const gimbal_engine *e)
+{
+    return e->identity;
+}
+
+const char *gimbal_family(const gimbal_engine *e)
+{
+    return e->family->name;
+}
+
+int gimbal_size_step(const gimbal_engine *e)
+{
+    return MAX(8, vae_factor(e->vae)); /* both are powers of two */
+}
+
+int gimbal_context_width(const gimbal_engine *e)
+{
+    return e->shape.context;
+}
+
+int gimbal_tokenize(const gimbal_engine *e, const char *text, int32_t ids[77], int *truncated, gimbal_error *err)
+{
+    int dropped = 0;
+    TRY(tokenize(e->tokenizer, text ? text : "", ids, TOKENS, &dropped, err));
+    if (truncated)
+        *truncated = dropped;
+    return GIMBAL_OK;
+}

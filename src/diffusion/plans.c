@@ -1,0 +1,197 @@
+/* plans.c: the three networks of a run, planned before anything is allocated, and the one memory they share.
+ *
+ * The text encoder, the U-Net and the VAE never run at the same time, so the work memory is the largest of the three
+ * plans, not their sum. It is mapped once: pages that no network touches cost nothing.
+ * The VAE decodes a few frames a call: as many as make about 128 x 128 x 8 pixels, by the picture's size alone, so that
+ * neither threads nor free memory change what comes out.
+ *
+ * Knows sizes and the networks' entry points. Refuses to know prompts, samplers and passes. */
+#include "diffusion/engine.h"
+#include "tensor/backend.h"
+
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+
+enum { DECODE_PIXELS = 128 * 128 * 8, DECODE_FRAMES = 8 };
+
+/* ---- planning ----------------------------------------------------------------------------------------------------- */
+
+/* Frames of one VAE call: F frames in as few calls as the limit allows, evenly, so that little is padded. */
+static int decode_frames(int frames, int64_t pixels)
+{
+    const int64_t most = MIN(MAX(DECODE_PIXELS / pixels, 1), DECODE_FRAMES);
+    const int64_t calls = (frames + most - 1) / most;
+    return (int)((frames + calls - 1) / calls);
+}
+
+int plans_decode(Plans *p, gimbal_shape s, gimbal_error *err)
+{
+    const int64_t factor = vae_factor(p->engine->vae);
+    s.f = decode_frames(s.f, s.h * factor * s.w * factor);
+    if (p->vae && p->decode.f == s.f && p->decode.h == s.h && p->decode.w == s.w)
+        return GIMBAL_OK;
+    plan_free(p->vae);
+    Tensor *z = tensor_input(&p->cx, F32, 4, (int64_t[]){s.f, s.h, s.w, s.c}, NULL);
+    p->vae = plan_make(&p->cx, vae_decode, p->engine->vae, &z);
+    p->decode = s;
+    return p->vae ? GIMBAL_OK : pass_on(&p->err, err);
+}
+
+static int plan_guide(Plans *p, const Run *run, gimbal_error *err)
+{
+    const gimbal_engine *e = p->engine;
+    p->guide = (Guide){
+        .cx = &p->cx,
+        .call = {.unet = e->unet, .frames = run->shape.f, .norm_clip = !strcmp(run->s.motion_norm, "clip")},
+        .shape = run->shape,
+        .batch = run->batch,
+        .time_width = e->shape.width[0],
+        .context_width = e->shape.context,
+        .cfg = run->s.cfg,
+    };
+    p->guide.plan = guide_plan(&p->guide);
+    return p->guide.plan ? GIMBAL_OK : pass_on(&p->err, err);
+}
+
+static int plan_text(Plans *p, gimbal_error *err)
+{
+    Tensor *ids = tensor_input(&p->cx, I32, 1, (int64_t[]){TOKENS}, NULL);
+    p->text = plan_make(&p->cx, clip_forward, p->engine->clip, &ids);
+    return p->text ? GIMBAL_OK : pass_on(&p->err, err);
+}
+
+/* Arrays beside the plans: the guide's, the driver's and sampler's (about ten clips), complex FFT buffers of one channel
+ * for three clips, the picture being handed over. */
+static uint64_t host_bytes(const Run *run)
+{
+    const uint64_t clip = shape_count(run->shape), channel = clip / (uint64_t)run->shape.c;
+    const uint64_t given = run->s.latents ? 0 : clip;
+    return sizeof(float) * ((10 + (uint64_t)run->batch) * clip + given + 6 * channel) + 3ull * run->s.width * run->s.height;
+}
+
+int plans_make(Plans *p, const gimbal_engine *e, const Run *run, gimbal_error *err)
+{
+    memset(p, 0, sizeof *p);
+    p->engine = e;
+    p->host_bytes = host_bytes(run);
+    cx_init(&p->cx, cpu_chain(), run->s.threads, &p->err);
+    int code = plan_text(p, err);
+    if (!code)
+        code = plan_guide(p, run, err);
+    if (!code)
+        code = plans_decode(p, run->shape, err);
+    if (code)
+        plans_free(p);
+    return code;
+}
+
+size_t plans_work_bytes(const Plans *p)
+{
+    const size_t nets = MAX(plan_bytes(p->guide.plan), plan_bytes(p->vae));
+    return MAX(plan_bytes(p->text), nets);
+}
+
+size_t plans_pack_bytes(const Plans *p)
+{
+    return plan_pack_bytes(p->text) + plan_pack_bytes(p->guide.plan) + plan_pack_bytes(p->vae);
+}
+
+/* ---- memory ----------------------------------------------------------------------------------------------------------- */
+
+static double mib(uint64_t bytes)
+{
+    return (double)bytes / (1 << 20);
+}
+
+static int enough_memory(const Plans *p, gimbal_error *err)
+{
+    const uint64_t work = plans_work_bytes(p), pack = plans_pack_bytes(p), have = memory_available();
+    const uint64_t need = work + pack + p->host_bytes;
+    if (!have || need <= have)
+        return GIMBAL_OK;
+    return fail_hint(err, GIMBAL_ENOMEM, "fewer frames, or a smaller width and height, need less",
+                     "this run needs %.0f MiB (networks %.0f, packed weights %.0f, arrays %.0f), %.0f MiB are available",
+                     mib(need), mib(work), mib(pack), mib(p->host_bytes), mib(have));
+}
+
+/* (Re)maps the work memory when a plan needs more. */
+static int take_work(Plans *p, gimbal_error *err)
+{
+    const size_t need = MAX(plans_work_bytes(p), 64);
+    if (need <= p->work_bytes)
+        return GIMBAL_OK;
+    if (p->work)
+        munmap(p->work, p->work_bytes);
+    p->work = mmap(NULL, need, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    p->work_bytes = p->work == MAP_FAILED ? 0 : need;
+    if (p->work == MAP_FAILED) {
+        p->work = NULL;
+        return fail(err, GIMBAL_ENOMEM, "cannot map %.0f MiB for the networks' tensors", mib(need));
+    }
+    p->cx.work = p->work, p->cx.work_bytes = p->work_bytes;
+    return GIMBAL_OK;
+}
+
+int plans_memory(Plans *p, gimbal_error *err)
+{
+    Guide *g = &p->guide;
+    TRY(enough_memory(p, err));
+    TRY(take_work(p, err));
+    g->x = alloc_array((size_t)g->batch * shape_count(g->shape), sizeof(float));
+    g->time = alloc_array((size_t)g->batch * (size_t)g->time_width, sizeof(float));
+    g->context = alloc_array((size_t)g->batch * TOKENS * (size_t)g->context_width, sizeof(float));
+    if (!g->x || !g->time || !g->context)
+        return fail(err, GIMBAL_ENOMEM, "no memory for a clip of %zu values", shape_count(g->shape));
+    return GIMBAL_OK;
+}
+
+/* What was taken: the caller of plans_make gives it back. */
+void plans_free(Plans *p)
+{
+    plan_free(p->text);
+    plan_free(p->guide.plan);
+    plan_free(p->vae);
+    free(p->guide.x);
+    free(p->guide.time);
+    free(p->guide.context);
+    if (p->work)
+        munmap(p->work, p->work_bytes);
+    if (p->engine)
+        cx_free(&p->cx);
+    memset(p, 0, sizeof *p);
+}
+
+/* ---- running ------------------------------------------------------------------------------------------------------------- */
+
+void plans_clear(Plans *p)
+{
+    p->err = (gimbal_error){0};
+    cx_reset(&p->cx);
+}
+
+int plans_text(Plans *p, const int32_t *ids, float *context, gimbal_error *err)
+{
+    plans_clear(p);
+    Tensor *in = tensor_input(&p->cx, I32, 1, (int64_t[]){TOKENS}, ids);
+    const Tensor *y = plan_run(&p->cx, p->text, clip_forward, p->engine->clip, &in);
+    if (!y)
+        return pass_on(&p->err, err);
+    const size_t width = (size_t)tensor_channels(y);
+    for (size_t i = 0; i < TOKENS; i++)
+        memcpy(context + i * width, (const float *)y->d + i * (size_t)y->ld, width * sizeof(float));
+    return GIMBAL_OK;
+}
+
+int plans_picture(Plans *p, const float *z, const float **pictures, gimbal_error *err)
+{
+    const gimbal_shape s = p->decode;
+    TRY(take_work(p, err));
+    plans_clear(p);
+    Tensor *in = tensor_input(&p->cx, F32, 4, (int64_t[]){s.f, s.h, s.w, s.c}, z);
+    const Tensor *y = plan_run(&p->cx, p->vae, vae_decode, p->engine->vae, &in);
+    if (!y)
+        return pass_on(&p->err, err);
+    *pictures = y->d;
+    return GIMBAL_OK;
+}

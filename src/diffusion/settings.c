@@ -1,0 +1,229 @@
+/* settings.c: gimbal_settings: the option table, the model's defaults, and a run's settings checked against a model.
+ *
+ * A caller in C can put anything into the struct, so the table's ranges and choices are applied again here, not only where
+ * text is parsed. What is checked only against a model: frames (the motion module's positions), sizes (a multiple of what
+ * the VAE and diffusers can do), steps (the schedule's length), and whether the re-initialiser serves the sampler.
+ *
+ * Messages name the option as the command line spells it, the value found and the range expected. */
+#include "diffusion/engine.h"
+
+#include <math.h>
+#include <string.h>
+
+enum { MAX_FRAMES = 4096, MAX_SIDE = 8192, MAX_STEPS = 10000, MAX_THREADS = 1024 };
+
+static const char *const rngs[] = {"philox", "torch", NULL};
+static const char *const spacings[] = {"leading", "linspace", "trailing", NULL};
+static const char *const beta_names[] = {"linear", "scaled_linear", NULL};
+static const char *const norms[] = {"clip", "frame", NULL};
+static const char *const dtypes[] = {"f32", "auto", NULL};
+
+#define TEXT(field, help, text) {#field, help, GIMBAL_TEXT, offsetof(gimbal_settings, field), 0, 0, 0, text, NULL}
+#define CHOICE(name, field, help, text, list) {name, help, GIMBAL_CHOICE, offsetof(gimbal_settings, field), 0, 0, 0, text, list}
+#define INT(field, help, def, min, max) {#field, help, GIMBAL_INT, offsetof(gimbal_settings, field), def, min, max, NULL, NULL}
+#define REAL(field, help, def, min, max) {#field, help, GIMBAL_REAL, offsetof(gimbal_settings, field), def, min, max, NULL, NULL}
+
+/* A default of 0 or NULL for a number or a schedule is the model's own, filled in by gimbal_defaults. */
+static const gimbal_option table[] = {
+    TEXT(prompt, "what the clip shows", ""),
+    TEXT(negative, "what it should not show (needs cfg > 1)", ""),
+    INT(frames, "length of the clip", 0, 1, MAX_FRAMES),
+    INT(width, "pixels, a multiple of 8", 0, 8, MAX_SIDE),
+    INT(height, "pixels, a multiple of 8", 0, 8, MAX_SIDE),
+    INT(steps, "network calls of one full pass", 0, 1, MAX_STEPS),
+    REAL(cfg, "guidance scale: how strictly the prompt is followed; off at 1 and below", 0, 0, 1000),
+    REAL(eta, "DDIM: noise put back at each step, 0 none, 1 as much as DDPM", 0, 0, 1),
+    {"seed", "same seed, same clip", GIMBAL_SEED, offsetof(gimbal_settings, seed), 0, 0, 0, NULL, NULL},
+    CHOICE("rng", rng, "random numbers: gimbal's own, or PyTorch's CPU generator", "philox", rngs),
+    TEXT(sampler, "how the steps are made", "ddim"),
+    CHOICE("spacing", spacing, "where the steps lie in time", NULL, spacings),
+    CHOICE("betas", betas, "noise schedule", NULL, beta_names),
+    CHOICE("motion-norm", motion_norm, "motion modules' group norms: over the clip (diffusers) or each frame (the original)",
+           "clip", norms),
+    TEXT(noise, "prior of the initial noise", "white"),
+    TEXT(reinit, "re-initialisation of the noise between passes", "none"),
+    CHOICE("dtype", dtype, "arithmetic: auto is the fastest that keeps quality on this CPU", "auto", dtypes),
+    INT(threads, "0: all this process may use", 0, 0, MAX_THREADS),
+    {.name = NULL},
+};
+
+const gimbal_option *gimbal_setting_options(void)
+{
+    return table;
+}
+
+void gimbal_defaults(gimbal_settings *s, const gimbal_engine *e)
+{
+    const int step = gimbal_size_step(e), most = e->shape.max_frames;
+    memset(s, 0, sizeof *s);
+    s->size = sizeof *s;
+    options_default(table, s);
+    s->frames = most > 0 ? MIN(e->run.frames, most) : e->run.frames;
+    s->width = MIN(MAX(e->run.width / step, 1) * step, MAX_SIDE);
+    s->height = MIN(MAX(e->run.height / step, 1) * step, MAX_SIDE);
+    s->steps = MIN(e->run.steps, e->train_steps);
+    s->cfg = e->run.cfg;
+    s->betas = e->betas;
+    s->spacing = e->spacing;
+}
+
+/* ---- the table's own rules, for callers in C ------------------------------------------------------------------------ */
+
+static bool is_choice(const char *const *choices, const char *word)
+{
+    for (int i = 0; choices[i]; i++)
+        if (!strcmp(choices[i], word))
+            return true;
+    return false;
+}
+
+static int refuse_choice(const gimbal_option *o, const char *found, gimbal_error *err)
+{
+    char list[160] = "";
+    for (int i = 0; o->choices[i]; i++) {
+        const size_t at = strlen(list);
+        snprintf(list + at, sizeof list - at, "%s%s", at ? ", " : "", o->choices[i]);
+    }
+    return fail(err, GIMBAL_EUSAGE, "--%s is \"%.64s\", expected one of: %s", o->name, found, list);
+}
+
+static int check_field(const gimbal_option *o, const gimbal_settings *s, gimbal_error *err)
+{
+    const char *field = (const char *)s + o->offset;
+    double value;
+    if (o->type == GIMBAL_CHOICE) {
+        const char *word = *(const char *const *)(const void *)field;
+        return !word || is_choice(o->choices, word) ? GIMBAL_OK : refuse_choice(o, word, err);
+    }
+    if (o->type == GIMBAL_INT)
+        value = *(const int *)(const void *)field;
+    else if (o->type == GIMBAL_REAL)
+        value = *(const double *)(const void *)field;
+    else
+        return GIMBAL_OK;
+    if (value >= o->min && value <= o->max) /* false for nan */
+        return GIMBAL_OK;
+    return fail(err, GIMBAL_EUSAGE, "--%s is %g, expected %g to %g", o->name, value, o->min, o->max);
+}
+
+static int check_table(const gimbal_settings *s, gimbal_error *err)
+{
+    for (const gimbal_option *o = table; o->name; o++)
+        TRY(check_field(o, s, err));
+    return GIMBAL_OK;
+}
+
+/* ---- rules of the model ------------------------------------------------------------------------------------------------ */
+
+static int check_side(const char *name, int value, int step, gimbal_error *err)
+{
+    char hint[80];
+    if (value % step == 0)
+        return GIMBAL_OK;
+    const int below = value / step * step;
+    if (below)
+        snprintf(hint, sizeof hint, "the nearest are %d and %d", below, below + step);
+    else
+        snprintf(hint, sizeof hint, "the smallest is %d", step);
+    return fail_hint(err, GIMBAL_EUSAGE, hint, "--%s is %d, expected a multiple of %d", name, value, step);
+}
+
+static int check_model(const gimbal_settings *s, const gimbal_engine *e, gimbal_error *err)
+{
+    const int most = e->shape.max_frames;
+    if (most > 0 && s->frames > most)
+        return fail_hint(err, GIMBAL_EUSAGE, "motion_max_seq_length of the adapter is the limit; make several clips instead",
+                         "--frames is %d, this motion module knows at most %d", s->frames, most);
+    if (s->steps > e->train_steps)
+        return fail(err, GIMBAL_EUSAGE, "--steps is %d, the model's schedule has only %d", s->steps, e->train_steps);
+    TRY(check_side("width", s->width, gimbal_size_step(e), err));
+    return check_side("height", s->height, gimbal_size_step(e), err);
+}
+
+static int check_given(const char *what, const float *x, size_t n, gimbal_error *err)
+{
+    for (size_t i = 0; x && i < n; i++)
+        if (!isfinite(x[i]))
+            return fail(err, GIMBAL_EUSAGE, "%s: value %zu of %zu is not finite (%g)", what, i, n, (double)x[i]);
+    return GIMBAL_OK;
+}
+
+static int check_tensors(const gimbal_settings *s, gimbal_shape shape, gimbal_error *err)
+{
+    const size_t n = shape_count(shape);
+    if (s->n_fresh < 0 || s->n_fresh > MAX_PASSES || (s->fresh != NULL) != (s->n_fresh > 0))
+        return fail(err, GIMBAL_EUSAGE, "fresh noise of %d passes %s; expected 1 to %d with data", s->n_fresh,
+                    s->fresh ? "with data" : "without data", MAX_PASSES);
+    TRY(check_given("the given latents", s->latents, n, err));
+    return check_given("the given re-initialisation noise", s->fresh, n * (size_t)s->n_fresh, err);
+}
+
+/* ---- a run --------------------------------------------------------------------------------------------------------------- */
+
+void settings_fill(gimbal_settings *s, const gimbal_engine *e)
+{
+    gimbal_settings own;
+    gimbal_defaults(&own, e);
+#define FILL(field) s->field = s->field ? s->field : own.field
+    FILL(prompt), FILL(negative), FILL(rng), FILL(sampler), FILL(spacing), FILL(betas), FILL(motion_norm), FILL(noise),
+        FILL(reinit);
+#undef FILL
+    if (!s->dtype || !strcmp(s->dtype, "auto"))
+        s->dtype = "f32";
+}
+
+static int count_passes(Run *r, gimbal_error *err)
+{
+    Pass pass[MAX_PASSES];
+    const int n = r->reinit->plan(r->reinit_self, r->s.steps, pass, MAX_PASSES);
+    if (n < 1)
+        return fail(err, GIMBAL_EUSAGE, "--reinit %s: its plan for %d steps has no passes", r->s.reinit, r->s.steps);
+    r->passes = n, r->calls = 0;
+    for (int i = 0; i < n; i++)
+        r->calls += pass[i].steps;
+    return GIMBAL_OK;
+}
+
+static int parse_plugins(Run *r, gimbal_error *err)
+{
+    TRY(noise_parse(r->s.noise, &r->noise, &r->noise_self, &r->keep, err));
+    TRY(sampler_parse(r->s.sampler, &r->sampler, &r->sampler_self, &r->keep, err));
+    TRY(reinit_parse(r->s.reinit, &r->reinit, &r->reinit_self, &r->keep, err));
+    const char *why = r->reinit->refuses ? r->reinit->refuses(r->reinit_self, r->sampler->name) : NULL;
+    if (why)
+        return fail(err, GIMBAL_EUSAGE, "--reinit %s with --sampler %s: %s", r->s.reinit, r->s.sampler, why);
+    return count_passes(r, err);
+}
+
+static int resolve(Run *r, const gimbal_engine *e, gimbal_error *err)
+{
+    const char *note;
+    settings_fill(&r->s, e);
+    TRY(check_table(&r->s, err));
+    TRY(check_model(&r->s, e, err));
+    const int factor = vae_factor(e->vae);
+    r->shape = (gimbal_shape){vae_channels(e->vae), r->s.frames, r->s.height / factor, r->s.width / factor};
+    r->batch = r->s.cfg > 1 ? 2 : 1;
+    r->s.threads = r->s.threads > 0 ? r->s.threads : threads_available();
+    TRY(check_tensors(&r->s, r->shape, err));
+    TRY(engine_schedule(e, r->s.betas, r->s.spacing, &r->schedule, &note, &r->keep, err));
+    return parse_plugins(r, err);
+}
+
+int run_resolve(Run *r, const gimbal_engine *e, const gimbal_settings *s, gimbal_error *err)
+{
+    memset(r, 0, sizeof *r);
+    if (s->size != sizeof *s)
+        return fail_hint(err, GIMBAL_EUSAGE, "fill the settings with gimbal_defaults first",
+                         "settings.size is %zu, this library's is %zu", s->size, sizeof *s);
+    r->s = *s;
+    const int code = resolve(r, e, err);
+    if (code)
+        run_free(r);
+    return code;
+}
+
+void run_free(Run *r)
+{
+    arena_free(&r->keep);
+}

@@ -1,0 +1,430 @@
+/* unet.c: the denoising network: an image U-Net (Rombach et al. 2022) with motion modules (Guo et al. 2024) after its sites.
+ *
+ *     x [B*F,h,w,in], timestep, text  ->  prediction [B*F,h,w,out]
+ *
+ * A site is resnet -> [attention over space and text] -> [motion module]. Going down every site's output and every
+ * downsampled tensor is kept as a skip; going up each site reads [current, skip]. Sizes that do not halve evenly work:
+ * downsampling rounds up, and an upsampler goes to the size of the next skip. All widths of the up path follow from
+ * playing the stack of skips through.
+ *
+ * Knows blocks and the numbers in UnetShape. Refuses to know configs, files, guidance and samplers. */
+#include "model/model.h"
+
+#include <math.h>
+
+enum {
+    MAX_SITES = MAX_LAYERS + 1,                         /* of one level: the up path has one more than the down path */
+    MAX_SKIPS = 1 + MAX_LEVELS * (MAX_LAYERS + 1),      /* conv_in, all sites, all downsamplers */
+    MAX_TABLE = 1 << 22,                                /* values of one position table */
+};
+static const int pad1[4] = {1, 1, 1, 1};
+
+typedef struct {
+    Resnet resnet;
+    Transformer *attn, *motion; /* NULL: none here */
+} Site;
+
+typedef struct {
+    int sites;
+    Site *site;
+    bool resample; /* a down- or upsampler follows */
+    Weight conv[2];
+    int width;
+} Level;
+
+struct Unet {
+    UnetShape shape;
+    Weight conv_in[2], time1[2], time2[2], norm_out[2], conv_out[2];
+    Level down[MAX_LEVELS], up[MAX_LEVELS];
+    Site mid;
+    Resnet mid_last;
+};
+
+const UnetShape *unet_shape(const Unet *u)
+{
+    return &u->shape;
+}
+
+/* ---- checks -------------------------------------------------------------------------------------------------- */
+
+/* Does any transformer over space stand on level i? */
+static bool attends(const UnetShape *s, int i)
+{
+    return s->down_attn[i] || s->up_attn[s->levels - 1 - i] || (s->mid_attn && i == s->levels - 1);
+}
+
+static int check_level(const UnetShape *s, int i, const char *where, gimbal_error *err)
+{
+    const int w = s->width[i];
+    if (w < 1 || w % s->groups)
+        return fail(err, GIMBAL_EMODEL, "%s: \"block_out_channels\"[%d] is %d, expected a multiple of \"norm_num_groups\", %d",
+                    where, i, w, s->groups);
+    if (s->layers[i] < 1 || s->layers[i] > MAX_LAYERS)
+        return fail(err, GIMBAL_EMODEL, "%s: \"layers_per_block\" of level %d is %d, expected 1 to %d", where, i,
+                    s->layers[i], MAX_LAYERS);
+    if (!attends(s, i))
+        return GIMBAL_OK;
+    if (s->heads[i] < 1 || w % s->heads[i])
+        return fail(err, GIMBAL_EMODEL,
+                    "%s: \"attention_head_dim\" (the number of heads) of level %d is %d, expected a divisor of its %d channels",
+                    where, i, s->heads[i], w);
+    if (s->depth[i] < 1)
+        return fail(err, GIMBAL_EMODEL, "%s: \"transformer_layers_per_block\" of level %d is %d, expected at least 1",
+                    where, i, s->depth[i]);
+    return GIMBAL_OK;
+}
+
+static int check_motion(const UnetShape *s, int i, const char *where, gimbal_error *err)
+{
+    const int w = s->width[i], heads = s->motion_heads[i];
+    const bool mid = s->motion_mid && i == s->levels - 1;
+    if (!heads && !mid)
+        return GIMBAL_OK;
+    if (heads < 1 || w % heads)
+        return fail(err, GIMBAL_EMODEL,
+                    "%s: \"motion_num_attention_heads\" of level %d is %d, expected a divisor of its %d channels", where,
+                    i, heads, w);
+    if (s->motion_depth[i] < 1 || (mid && s->motion_mid_depth < 1))
+        return fail(err, GIMBAL_EMODEL, "%s: a motion module of level %d has no transformer layers", where, i);
+    if (w % 2)
+        return fail(err, GIMBAL_EMODEL, "%s: level %d has %d channels; the positions of motion modules need an even number",
+                    where, i, w);
+    if (s->max_frames < 1 || s->max_frames > MAX_TABLE / w)
+        return fail(err, GIMBAL_EMODEL, "%s: \"motion_max_seq_length\" is %d, expected 1 to %d with %d channels", where,
+                    s->max_frames, MAX_TABLE / w, w);
+    return GIMBAL_OK;
+}
+
+int unet_check(const UnetShape *s, const char *where, const char *motion_where, gimbal_error *err)
+{
+    if (s->levels < 1 || s->levels > MAX_LEVELS)
+        return fail(err, GIMBAL_EMODEL, "%s: %d levels, expected 1 to %d", where, s->levels, MAX_LEVELS);
+    if (s->in < 1 || s->out < 1 || s->groups < 1 || s->context < 1)
+        return fail(err, GIMBAL_EMODEL, "%s: %d input, %d output channels, %d groups, text width %d; all must be positive",
+                    where, s->in, s->out, s->groups, s->context);
+    if (s->width[0] % 2)
+        return fail(err, GIMBAL_EMODEL, "%s: \"block_out_channels\"[0] is %d; the time embedding needs an even number",
+                    where, s->width[0]);
+    for (int i = 0; i < s->levels; i++)
+        TRY(check_level(s, i, where, err));
+    for (int i = 0; i < s->levels && s->motion; i++)
+        TRY(check_motion(s, i, motion_where, err));
+    return GIMBAL_OK;
+}
+
+/* ---- building -------------------------------------------------------------------------------------------------- */
+
+typedef struct {
+    const UnetShape *s;
+    Arena *keep;
+    gimbal_error *err;
+} Builder;
+
+static Resnet resnet_of(const UnetShape *s, int in, int out)
+{
+    return (Resnet){.in = in, .out = out, .time_width = 4 * s->width[0], .groups = s->groups, .eps = s->eps};
+}
+
+/* A site's transformers; level i in the order of the down path. */
+static int build_site(Builder *b, Site *site, int i, bool attn, bool motion, int motion_depth)
+{
+    const UnetShape *s = b->s;
+    const int w = s->width[i];
+    if (attn) {
+        if (!(site->attn = arena_alloc(b->keep, sizeof *site->attn)))
+            return fail(b->err, GIMBAL_ENOMEM, "no memory for the U-Net's blocks");
+        TRY(transformer_init(site->attn, b->keep, w, w, s->heads[i], s->context, s->groups, s->depth[i], false,
+                             s->linear_proj, 0, b->err));
+    }
+    if (motion) {
+        if (!(site->motion = arena_alloc(b->keep, sizeof *site->motion)))
+            return fail(b->err, GIMBAL_ENOMEM, "no memory for the U-Net's blocks");
+        TRY(transformer_init(site->motion, b->keep, w, w, s->motion_heads[i], 0, s->groups, motion_depth, true, true,
+                             s->max_frames, b->err));
+    }
+    return GIMBAL_OK;
+}
+
+/* in[j]: channels that site j reads. */
+static int build_level(Builder *b, Level *level, int i, bool attn, int sites, const int *in, bool resample)
+{
+    const UnetShape *s = b->s;
+    *level = (Level){.sites = sites, .resample = resample, .width = s->width[i]};
+    if (!(level->site = arena_alloc(b->keep, sizeof *level->site * (size_t)sites)))
+        return fail(b->err, GIMBAL_ENOMEM, "no memory for the U-Net's blocks");
+    for (int j = 0; j < sites; j++) {
+        level->site[j].resnet = resnet_of(s, in[j], s->width[i]);
+        TRY(build_site(b, &level->site[j], i, attn, s->motion && s->motion_heads[i], s->motion_depth[i]));
+    }
+    return GIMBAL_OK;
+}
+
+static int build_levels(Builder *b, Unet *u)
+{
+    const UnetShape *s = b->s;
+    const int last = s->levels - 1;
+    int skip[MAX_SKIPS], n = 0, now = s->width[0], in[MAX_SITES];
+    skip[n++] = now;
+    for (int i = 0; i <= last; i++) {
+        for (int j = 0; j < s->layers[i]; j++)
+            in[j] = now, now = skip[n++] = s->width[i];
+        TRY(build_level(b, &u->down[i], i, s->down_attn[i], s->layers[i], in, i < last));
+        if (i < last)
+            skip[n++] = now;
+    }
+    u->mid.resnet = u->mid_last = resnet_of(s, now, now);
+    TRY(build_site(b, &u->mid, last, s->mid_attn, s->motion && s->motion_mid, s->motion_mid_depth));
+    for (int k = 0; k <= last; k++) {
+        const int i = last - k, sites = s->layers[i] + 1;
+        for (int j = 0; j < sites; j++)
+            in[j] = now + skip[--n], now = s->width[i];
+        TRY(build_level(b, &u->up[k], i, s->up_attn[k], sites, in, k < last));
+    }
+    return GIMBAL_OK;
+}
+
+int unet_build(Unet **out, Arena *keep, const UnetShape *shape, gimbal_error *err)
+{
+    *out = NULL;
+    TRY(unet_check(shape, "U-Net", "motion adapter", err));
+    Unet *u = arena_alloc(keep, sizeof *u);
+    if (!u)
+        return fail(err, GIMBAL_ENOMEM, "no memory for the U-Net's blocks");
+    u->shape = *shape;
+    Builder b = {&u->shape, keep, err};
+    TRY(build_levels(&b, u));
+    *out = u;
+    return GIMBAL_OK;
+}
+
+/* ---- parameters --------------------------------------------------------------------------------------------------- */
+
+static void level_params(Params *p, Level *level, const char *resampler)
+{
+    for (int j = 0; j < level->sites; j++) {
+        pv_in(p, "resnets.%d", j);
+        resnet_params(p, &level->site[j].resnet);
+        pv_out(p);
+        if (level->site[j].attn) {
+            pv_in(p, "attentions.%d", j);
+            transformer_params(p, level->site[j].attn);
+            pv_out(p);
+        }
+    }
+    if (level->resample)
+        pv_conv(p, resampler, level->conv, level->width, level->width, 3);
+}
+
+static void mid_params(Params *p, Unet *u)
+{
+    pv_in(p, "resnets.0");
+    resnet_params(p, &u->mid.resnet);
+    pv_out(p);
+    if (u->mid.attn) {
+        pv_in(p, "attentions.0");
+        transformer_params(p, u->mid.attn);
+        pv_out(p);
+    }
+    pv_in(p, "resnets.1");
+    resnet_params(p, &u->mid_last);
+    pv_out(p);
+}
+
+void unet_params(void *unet, Params *p)
+{
+    Unet *u = unet;
+    const int base = u->shape.width[0];
+    pv_conv(p, "conv_in", u->conv_in, u->shape.in, base, 3);
+    pv_linear(p, "time_embedding.linear_1", u->time1, base, 4 * base, true);
+    pv_linear(p, "time_embedding.linear_2", u->time2, 4 * base, 4 * base, true);
+    for (int i = 0; i < u->shape.levels; i++) {
+        pv_in(p, "down_blocks.%d", i);
+        level_params(p, &u->down[i], "downsamplers.0.conv");
+        pv_out(p);
+    }
+    pv_in(p, "mid_block");
+    mid_params(p, u);
+    pv_out(p);
+    for (int i = 0; i < u->shape.levels; i++) {
+        pv_in(p, "up_blocks.%d", i);
+        level_params(p, &u->up[i], "upsamplers.0.conv");
+        pv_out(p);
+    }
+    pv_norm(p, "conv_norm_out", u->norm_out, base);
+    pv_conv(p, "conv_out", u->conv_out, base, u->shape.out, 3);
+}
+
+static void motion_params(Params *p, Site *site, int sites)
+{
+    for (int j = 0; j < sites; j++) {
+        if (!site[j].motion)
+            continue;
+        pv_in(p, "motion_modules.%d", j);
+        transformer_params(p, site[j].motion);
+        pv_out(p);
+    }
+}
+
+void unet_motion_params(void *unet, Params *p)
+{
+    Unet *u = unet;
+    for (int i = 0; i < u->shape.levels; i++) {
+        pv_in(p, "down_blocks.%d", i);
+        motion_params(p, u->down[i].site, u->down[i].sites);
+        pv_out(p);
+    }
+    pv_in(p, "mid_block");
+    motion_params(p, &u->mid, 1);
+    pv_out(p);
+    for (int i = 0; i < u->shape.levels; i++) {
+        pv_in(p, "up_blocks.%d", i);
+        motion_params(p, u->up[i].site, u->up[i].sites);
+        pv_out(p);
+    }
+}
+
+/* ---- forward ------------------------------------------------------------------------------------------------------- */
+
+void timestep_features(double t, int width, float *out)
+{
+    const int half = width / 2;
+    for (int j = 0; j < half; j++) {
+        const double angle = t * exp(-log(10000.0) * j / half);
+        out[j] = (float)cos(angle);
+        out[half + j] = (float)sin(angle);
+    }
+}
+
+/* What stays the same through one call. */
+typedef struct {
+    Cx *cx;
+    Graph motion;          /* with one GroupNorm statistic per clip, or per frame */
+    Tensor *time, *context; /* [B,4*width0] through SiLU, [B,L,D] */
+} Flow;
+
+/* Graphs of the sites' parts, each recomputed by itself in training. Frames per clip follow from the shapes, so that a
+ * graph's `self` is the part and nothing that a call must keep alive. */
+static Tensor *resnet_graph(Cx *cx, void *resnet, Tensor **in)
+{
+    return resnet_forward(cx, resnet, in[0], in[1]);
+}
+
+/* in: current, time, skip. The concatenation is inside, so that the tape need not keep it. */
+static Tensor *joined_resnet_graph(Cx *cx, void *resnet, Tensor **in)
+{
+    return resnet_forward(cx, resnet, op_concat(cx, in[0], in[2]), in[1]);
+}
+
+static Tensor *space_graph(Cx *cx, void *transformer, Tensor **in)
+{
+    return transformer_forward(cx, transformer, in[0], in[1], (int)(in[0]->n[0] / in[1]->n[0]), 1);
+}
+
+static Tensor *motion_clip_graph(Cx *cx, void *transformer, Tensor **in)
+{
+    const int frames = (int)(in[0]->n[0] / in[1]->n[0]);
+    return transformer_forward(cx, transformer, in[0], NULL, frames, frames);
+}
+
+static Tensor *motion_frame_graph(Cx *cx, void *transformer, Tensor **in)
+{
+    return transformer_forward(cx, transformer, in[0], NULL, (int)(in[0]->n[0] / in[1]->n[0]), 1);
+}
+
+/* skip may be NULL. `path` names the level: "down_blocks.0". */
+static Tensor *site_forward(const Flow *f, Site *site, Tensor *h, Tensor *skip, const char *path, int j)
+{
+    if (!h)
+        return NULL;
+    h = skip ? block(f->cx, joined_resnet_graph, &site->resnet, (Tensor *[]){h, f->time, skip}, 3)
+             : block(f->cx, resnet_graph, &site->resnet, (Tensor *[]){h, f->time}, 2);
+    tap(f->cx, h, "%s.resnets.%d", path, j);
+    if (site->attn && h)
+        h = tap(f->cx, block(f->cx, space_graph, site->attn, (Tensor *[]){h, f->context}, 2), "%s.attentions.%d", path, j);
+    if (site->motion && h)
+        h = tap(f->cx, block(f->cx, f->motion, site->motion, (Tensor *[]){h, f->time}, 2), "%s.motion_modules.%d", path, j);
+    return h;
+}
+
+/* Appends to skip[*n]; gives the level's last tensor. */
+static Tensor *down_forward(const Flow *f, Level *level, Tensor *h, Tensor **skip, int *n, int i)
+{
+    char path[40];
+    snprintf(path, sizeof path, "down_blocks.%d", i);
+    for (int j = 0; j < level->sites; j++)
+        h = skip[(*n)++] = site_forward(f, &level->site[j], h, NULL, path, j);
+    if (level->resample)
+        h = skip[(*n)++] = op_conv2d(f->cx, h, &level->conv[0], 2, pad1, (Epi){.bias = &level->conv[1]});
+    return tap(f->cx, h, "%s", path);
+}
+
+static Tensor *mid_forward(const Flow *f, Unet *u, Tensor *h)
+{
+    h = site_forward(f, &u->mid, h, NULL, "mid_block", 0);
+    if (!h)
+        return NULL;
+    return tap(f->cx, block(f->cx, resnet_graph, &u->mid_last, (Tensor *[]){h, f->time}, 2), "mid_block");
+}
+
+/* Takes from the end of skip[*n]. */
+static Tensor *up_forward(const Flow *f, Level *level, Tensor *h, Tensor **skip, int *n, int i)
+{
+    char path[40];
+    snprintf(path, sizeof path, "up_blocks.%d", i);
+    for (int j = 0; j < level->sites; j++)
+        h = site_forward(f, &level->site[j], h, skip[--*n], path, j);
+    if (level->resample) {
+        Tensor *next = skip[*n - 1];
+        if (!next)
+            return NULL;
+        h = op_resize(f->cx, h, next->n[1], next->n[2]);
+        h = op_conv2d(f->cx, h, &level->conv[0], 1, pad1, (Epi){.bias = &level->conv[1]});
+    }
+    return tap(f->cx, h, "%s", path);
+}
+
+static bool inputs_fit(Cx *cx, const UnetCall *call, Tensor **in)
+{
+    const UnetShape *s = &call->unet->shape;
+    if (!in[0] || !in[1] || !in[2])
+        return false;
+    if (call->frames < 1 || in[0]->nd != 4 || in[0]->n[0] % call->frames || in[0]->n[3] != s->in)
+        cx_fail(cx, GIMBAL_EMODEL, "U-Net: input of %lld frames x %lld channels, expected clips of %d frames x %d channels",
+                (long long)in[0]->n[0], (long long)tensor_channels(in[0]), call->frames, s->in);
+    else if (s->motion && call->frames > s->max_frames)
+        cx_fail(cx, GIMBAL_EMODEL, "U-Net: %d frames, but its motion modules know %d positions", call->frames,
+                s->max_frames);
+    else if (in[1]->nd != 2 || in[1]->n[0] != in[0]->n[0] / call->frames || in[1]->n[1] != s->width[0])
+        cx_fail(cx, GIMBAL_EMODEL, "U-Net: timestep features [%lld,%lld], expected [%lld,%d]", (long long)in[1]->n[0],
+                (long long)in[1]->n[1], (long long)in[0]->n[0] / call->frames, s->width[0]);
+    else if (in[2]->nd != 3 || in[2]->n[0] != in[1]->n[0] || in[2]->n[2] != s->context)
+        cx_fail(cx, GIMBAL_EMODEL, "U-Net: text of %lld clips, width %lld, expected %lld clips, width %d",
+                (long long)in[2]->n[0], (long long)tensor_channels(in[2]), (long long)in[1]->n[0], s->context);
+    return !cx_failed(cx);
+}
+
+Tensor *unet_forward(Cx *cx, void *unet_call, Tensor **in)
+{
+    const UnetCall *call = unet_call;
+    Unet *u = call->unet;
+    if (!inputs_fit(cx, call, in))
+        return NULL;
+    Tensor *time = op_linear(cx, in[1], &u->time1[0], (Epi){.bias = &u->time1[1], .act = ACT_SILU});
+    /* every resnet reads the embedding through SiLU, and nothing else reads it */
+    time = op_linear(cx, time, &u->time2[0], (Epi){.bias = &u->time2[1], .act = ACT_SILU});
+    if (!tap(cx, time, "time_embedding.silu"))
+        return NULL;
+    const Flow f = {cx, call->norm_clip ? motion_clip_graph : motion_frame_graph, time, in[2]};
+
+    Tensor *skip[MAX_SKIPS], *h = op_conv2d(cx, in[0], &u->conv_in[0], 1, pad1, (Epi){.bias = &u->conv_in[1]});
+    int n = 0;
+    skip[n++] = tap(cx, h, "conv_in");
+    for (int i = 0; i < u->shape.levels; i++)
+        h = down_forward(&f, &u->down[i], h, skip, &n, i);
+    h = mid_forward(&f, u, h);
+    for (int i = 0; i < u->shape.levels; i++)
+        h = up_forward(&f, &u->up[i], h, skip, &n, i);
+    h = op_norm(cx, h, &u->norm_out[0], &u->norm_out[1],
+                (NormArg){.groups = u->shape.groups, .per = 1, .eps = u->shape.eps, .act = ACT_SILU});
+    return tap(cx, op_conv2d(cx, h, &u->conv_out[0], 1, pad1, (Epi){.bias = &u->conv_out[1]}), "unet");
+}

@@ -1,0 +1,531 @@
+/* plan.c: the dry run, lifetimes, packed offsets, and the replay.
+ *
+ *     dry    every call becomes a step: kernel chosen, result and scratch become slots, inputs' lives prolonged
+ *     pack   slots that live at the same time get disjoint bytes of one block; 64-byte aligned
+ *     run    step k of the run must be step k of the plan; its kernel runs at its place
+ *
+ * A slot lives over steps [first, last]. Packing is greedy: slots in some order, each at the lowest offset that no
+ * slot of overlapping life covers. plan_bound, the largest sum of bytes alive at one step, is what no packing beats.
+ *
+ * Compiled with GIMBAL_POISON, every slot is filled with NaNs once it is dead, so that a wrong lifetime shows.
+ * Knows calls and bytes. Refuses to know what operators compute. */
+#include "tensor/core.h"
+
+#include <limits.h>
+#include <stdlib.h>
+#include <string.h>
+
+typedef struct {
+    size_t bytes, offset;
+    int first, last;
+    const Tensor *tensor; /* of the dry run; NULL: scratch */
+} Slot;
+
+/* An input of the graph that got a gradient in the current run. */
+typedef struct Fed {
+    Tensor *t;
+    struct Fed *next;
+} Fed;
+
+struct Plan {
+    Arena kept, headers; /* headers of the dry run, kept for the steps; headers of the current run */
+    Step *step;
+    Slot *slot;
+    int n_steps, room_steps, n_slots, room_slots;
+    size_t bytes, bound;
+    Fed *fed;
+    int at;               /* the run's next step */
+    const Weight *weight; /* last one met in the run */
+};
+
+/* ---- dry run ---- */
+
+enum { ALIGN = 64 };
+
+/* Room for one more of `size` bytes in a list that doubles. */
+static bool grow(void **list, int n, int *room, size_t size)
+{
+    if (n < *room)
+        return true;
+    const int more = *room ? *room * 2 : 256;
+    void *larger = realloc(*list, (size_t)more * size);
+    if (!larger)
+        return false;
+    *list = larger, *room = more;
+    return true;
+}
+
+/* A new slot that lives at the current step, or -1. */
+static int slot_add(Plan *p, size_t bytes, const Tensor *t)
+{
+    if (!grow((void **)&p->slot, p->n_slots, &p->room_slots, sizeof *p->slot))
+        return -1;
+    bytes = (bytes + ALIGN - 1) / ALIGN * ALIGN;
+    p->slot[p->n_slots] = (Slot){.bytes = bytes, .first = p->n_steps, .last = p->n_steps, .tensor = t};
+    return p->n_slots++;
+}
+
+/* Where t's memory is planned; NULL for inputs. */
+static Slot *slot_of(Plan *p, const Tensor *t)
+{
+    const Tensor *o = t ? owner(t) : NULL;
+    return o && o->id >= 0 && o->id < p->n_slots && p->slot[o->id].tensor == o ? &p->slot[o->id] : NULL;
+}
+
+static void slot_use(Plan *p, const Tensor *t)
+{
+    Slot *s = slot_of(p, t);
+    if (s)
+        s->last = MAX(s->last, p->n_steps);
+}
+
+/* Lives to the end of the run: the result, and gradients that a caller asked for. */
+static void slot_hold(Plan *p, const Tensor *t)
+{
+    Slot *s = slot_of(p, t);
+    if (s)
+        s->last = INT_MAX;
+}
+
+/* Whether all tensors of the call are inputs or this plan's own. */
+static bool all_ours(Plan *p, const Call *c)
+{
+    Tensor *in[CALL_TENSORS];
+    for (int i = call_tensors(c, in) - 1; i >= 0; i--)
+        if (owner(in[i])->id >= 0 && !slot_of(p, in[i]))
+            return false;
+    return true;
+}
+
+static void use_all(Plan *p, const Call *c, Way way)
+{
+    Tensor *in[CALL_TENSORS];
+    const int n = call_tensors(c, in);
+    const int reads = way == BACKWARD ? backward_reads(c->op) : READS_IN;
+    for (int i = 0; i < n; i++) {
+        if (reads & READS_IN)
+            slot_use(p, in[i]);
+        if (way == BACKWARD && call_grows(c, in[i]))
+            slot_use(p, owner(in[i])->grad);
+    }
+    if (way == BACKWARD) {
+        if (reads & READS_OUT)
+            slot_use(p, c->out);
+        slot_use(p, owner(c->out)->grad);
+    }
+}
+
+/* The plan outlives the graph's inputs: their headers are copied, gradients and data do not matter. */
+static bool keep_tensor(Plan *p, Tensor **t, bool always)
+{
+    if (!*t || ((*t)->id >= 0 && !always))
+        return true;
+    Tensor *copy = arena_alloc(&p->kept, sizeof *copy);
+    if (!copy)
+        return false;
+    *copy = **t;
+    copy->grad = NULL;
+    *t = copy;
+    return keep_tensor(p, &copy->base, false);
+}
+
+static bool keep_call(Plan *p, Call *c, Way way)
+{
+    /* a gradient's header may lie beside the input that it belongs to */
+    bool ok = keep_tensor(p, &c->out, way == GRADIENT) && keep_tensor(p, &c->epi.row, false) &&
+              keep_tensor(p, &c->epi.add, false);
+    for (int i = 0; i < c->n_in; i++)
+        ok = ok && keep_tensor(p, &c->in[i], false);
+    return ok;
+}
+
+/* Writes the call down as the plan's next step. */
+static int note(Cx *cx, Call *c, Way way)
+{
+    Plan *p = cx->plan;
+    Step s = {.way = way, .out = -1, .scratch = -1};
+    if (!all_ours(p, c)) {
+        cx_fail(cx, GIMBAL_EMODEL, "%s: given a tensor that another plan made; wrap its data with tensor_input",
+                op_name(c->op));
+        return GIMBAL_EMODEL;
+    }
+    if (way != GRADIENT && !(s.backend = call_choose(cx, c, way == BACKWARD)))
+        return cx->err->code;
+    bool ok = grow((void **)&p->step, p->n_steps, &p->room_steps, sizeof *p->step);
+    if (ok && way != BACKWARD)
+        ok = (s.out = c->out->id = slot_add(p, tensor_bytes(c->out), c->out)) >= 0;
+    if (ok && c->scratch)
+        ok = (s.scratch = slot_add(p, c->scratch, NULL)) >= 0;
+    if (ok) {
+        use_all(p, c, way);
+        s.call = *c;
+        ok = keep_call(p, &s.call, way);
+    }
+    if (!ok) {
+        cx_fail(cx, GIMBAL_ENOMEM, "no memory to plan %d calls", p->n_steps + 1);
+        return GIMBAL_ENOMEM;
+    }
+    p->step[p->n_steps++] = s;
+    return GIMBAL_OK;
+}
+
+/* ---- packing ---- */
+
+static size_t live_bound(const Plan *p, int64_t *change)
+{
+    memset(change, 0, ((size_t)p->n_steps + 2) * sizeof *change);
+    for (int i = 0; i < p->n_slots; i++) {
+        change[p->slot[i].first] += (int64_t)p->slot[i].bytes;
+        change[MIN(p->slot[i].last, p->n_steps) + 1] -= (int64_t)p->slot[i].bytes;
+    }
+    int64_t now = 0, most = 0;
+    for (int i = 0; i <= p->n_steps; i++) {
+        now += change[i];
+        most = MAX(most, now);
+    }
+    return (size_t)most;
+}
+
+/* Lowest offset for slot s beside those already placed, which are sorted by offset; *at: where to put it in them. */
+static size_t lowest_fit(const Slot *slots, const Slot *s, const int *placed, int n, int *at)
+{
+    size_t end = 0;
+    for (int i = 0; i < n; i++) {
+        const Slot *q = &slots[placed[i]];
+        if (q->last < s->first || s->last < q->first)
+            continue;
+        if (q->offset >= end + s->bytes)
+            break;
+        end = MAX(end, q->offset + q->bytes);
+    }
+    int low = 0, high = n;
+    while (low < high) {
+        const int mid = (low + high) / 2;
+        if (slots[placed[mid]].offset < end)
+            low = mid + 1;
+        else
+            high = mid;
+    }
+    *at = low;
+    return end;
+}
+
+/* Gives every slot an offset, in the given order; returns the bytes of the whole block. */
+static size_t place_in_order(Slot *slots, const int *order, int n, int *placed)
+{
+    size_t total = 0;
+    for (int i = 0; i < n; i++) {
+        Slot *s = &slots[order[i]];
+        int at;
+        s->offset = lowest_fit(slots, s, placed, i, &at);
+        memmove(placed + at + 1, placed + at, (size_t)(i - at) * sizeof *placed);
+        placed[at] = order[i];
+        total = MAX(total, s->offset + s->bytes);
+    }
+    return total;
+}
+
+static int by_size(const void *a, const void *b, void *slots)
+{
+    const Slot *x = (const Slot *)slots + *(const int *)a, *y = (const Slot *)slots + *(const int *)b;
+    if (x->bytes != y->bytes)
+        return x->bytes < y->bytes ? 1 : -1;
+    return x->first != y->first ? (x->first > y->first) - (x->first < y->first) : *(const int *)a - *(const int *)b;
+}
+
+static int by_birth(const void *a, const void *b, void *slots)
+{
+    (void)slots;
+    return *(const int *)a - *(const int *)b;
+}
+
+/* Longest life first: what spans the U lies at the bottom, what comes and goes above it. */
+static int by_life(const void *a, const void *b, void *slots)
+{
+    const Slot *x = (const Slot *)slots + *(const int *)a, *y = (const Slot *)slots + *(const int *)b;
+    const int64_t p = (int64_t)x->last - x->first, q = (int64_t)y->last - y->first;
+    return p != q ? (p < q ? 1 : -1) : by_size(a, b, slots);
+}
+
+/* Tries a few orders and keeps the best. */
+static bool pack(Plan *p)
+{
+    static int (*const orders[])(const void *, const void *, void *) = {by_size, by_life, by_birth};
+    const size_t n = (size_t)MAX(p->n_slots, 1);
+    int *order = alloc_array(n, sizeof *order), *placed = alloc_array(n, sizeof *placed);
+    size_t *best = alloc_array(n, sizeof *best);
+    int64_t *change = alloc_array((size_t)p->n_steps + 2, sizeof *change);
+    const bool ok = order && placed && best && change;
+    p->bytes = SIZE_MAX;
+    if (ok)
+        p->bound = live_bound(p, change);
+    for (int k = 0; ok && k < COUNT(orders) && p->bytes > p->bound; k++) {
+        for (int i = 0; i < p->n_slots; i++)
+            order[i] = i;
+        qsort_r(order, (size_t)p->n_slots, sizeof *order, orders[k], p->slot);
+        const size_t total = place_in_order(p->slot, order, p->n_slots, placed);
+        if (total >= p->bytes)
+            continue;
+        p->bytes = total;
+        for (int i = 0; i < p->n_slots; i++)
+            best[i] = p->slot[i].offset;
+    }
+    for (int i = 0; ok && i < p->n_slots; i++)
+        p->slot[i].offset = best[i];
+    free(order), free(placed), free(best), free(change); /* tables of this function alone */
+    return ok;
+}
+
+/* ---- making and freeing ---- */
+
+/* Whoever made the inputs keeps them; gradients they got belong to the plan. */
+static void forget_fed(Plan *p)
+{
+    for (Fed *f = p->fed; f; f = f->next)
+        f->t->grad = NULL;
+    p->fed = NULL;
+}
+
+Plan *plan_make(Cx *cx, Graph graph, void *self, Tensor **in)
+{
+    if (halted(cx))
+        return NULL;
+    Plan *p = calloc(1, sizeof *p);
+    if (!p)
+        return cx_fail(cx, GIMBAL_ENOMEM, "no memory for a plan");
+    if (cx->tape)
+        tape_clear(cx->tape);
+    cx->plan = p, cx->mode = DRY;
+    Tensor *result = graph(cx, self, in);
+    cx->plan = NULL, cx->mode = EAGER;
+    if (cx->tape)
+        tape_clear(cx->tape); /* its nodes are of the dry run */
+    forget_fed(p);
+    if (!result)
+        cx_fail(cx, GIMBAL_EMODEL, "the graph gave no result");
+    slot_hold(p, result);
+    if (!cx_failed(cx) && !pack(p))
+        cx_fail(cx, GIMBAL_ENOMEM, "no memory to pack %d tensors", p->n_slots);
+    if (!cx_failed(cx))
+        return p;
+    plan_free(p);
+    return NULL;
+}
+
+void plan_free(Plan *p)
+{
+    if (!p)
+        return;
+    arena_free(&p->kept);
+    arena_free(&p->headers);
+    free(p->step), free(p->slot); /* lists that grew by realloc */
+    free(p);
+}
+
+Arena *plan_headers(Cx *cx)
+{
+    return cx->mode == DRY ? &cx->plan->kept : cx->mode == RUN ? &cx->plan->headers : &cx->headers;
+}
+
+bool plan_fed(const Plan *p, const Tensor *t)
+{
+    for (const Fed *f = p->fed; f; f = f->next)
+        if (f->t == t)
+            return true;
+    return false;
+}
+
+int plan_feed(Cx *cx, Tensor *t)
+{
+    Plan *p = cx->plan;
+    Fed *f = arena_alloc(plan_headers(cx), sizeof *f);
+    if (!f) {
+        cx_fail(cx, GIMBAL_ENOMEM, "no memory for a gradient's header");
+        return GIMBAL_ENOMEM;
+    }
+    *f = (Fed){t, p->fed};
+    p->fed = f;
+    if (cx->mode == DRY)
+        slot_hold(p, t->grad);
+    return GIMBAL_OK;
+}
+
+/* ---- numbers of a plan ---- */
+
+size_t plan_bytes(const Plan *p)
+{
+    return p->bytes;
+}
+
+size_t plan_bound(const Plan *p)
+{
+    return p->bound;
+}
+
+double plan_flops(const Plan *p)
+{
+    double sum = 0;
+    for (int i = 0; i < p->n_steps; i++)
+        sum += p->step[i].call.flops;
+    return sum;
+}
+
+int plan_steps(const Plan *p, const Step **steps)
+{
+    *steps = p->step;
+    return p->n_steps;
+}
+
+/* ---- run ---- */
+
+static int differs(Cx *cx, const char *what, const Step *planned, const Call *met, Way way)
+{
+    char want[256] = "nothing more", have[256] = "nothing";
+    if (planned)
+        call_text(&planned->call, planned->way, want, sizeof want);
+    if (met)
+        call_text(met, way, have, sizeof have);
+    return fail_hint(cx->err, GIMBAL_EMODEL,
+                     "the shapes or the network changed since plan_make, or the model's code looked at data",
+                     "call %d differs from the plan in its %s: planned %s, met %s", cx->plan->at, what, want, have);
+}
+
+/* Step k of the plan, if this call is it. */
+static const Step *expected(Cx *cx, const Call *c, Way way)
+{
+    const Plan *p = cx->plan;
+    const Step *s = p->at < p->n_steps ? &p->step[p->at] : NULL;
+    const char *diff = !s              ? "number of calls"
+                       : s->way != way ? "direction"
+                                       : call_difference(&s->call, c, true);
+    if (!diff)
+        return s;
+    differs(cx, diff, s, c, way);
+    return NULL;
+}
+
+#ifdef GIMBAL_POISON
+static void poison_bytes(char *at, size_t bytes)
+{
+    memset(at, 0xff, bytes); /* every float a NaN */
+}
+
+/* Slots whose last use was the step just run. */
+static void poison_dead(Cx *cx, int step)
+{
+    const Plan *p = cx->plan;
+    for (int i = 0; i < p->n_slots; i++)
+        if (p->slot[i].last == step)
+            poison_bytes(cx->work + p->slot[i].offset, p->slot[i].bytes);
+}
+#else
+#define poison_bytes(at, bytes) ((void)0)
+#define poison_dead(cx, step) ((void)0)
+#endif
+
+static int replay(Cx *cx, Call *c, Way way)
+{
+    Plan *p = cx->plan;
+    const Step *s = expected(cx, c, way);
+    if (!s)
+        return cx->err->code;
+    if (s->out >= 0) {
+        c->out->d = cx->work + p->slot[s->out].offset;
+        c->out->id = s->out;
+    }
+    c->scratch = s->call.scratch;
+    c->tmp = s->scratch >= 0 ? cx->work + p->slot[s->scratch].offset : NULL;
+    if (c->w[0])
+        p->weight = c->w[0];
+    if (way == GRADIENT)
+        memset(c->out->d, 0, tensor_bytes(c->out));
+    else
+        TRY((way == BACKWARD ? s->backend->backward : s->backend->forward)[c->op](cx, c));
+    if (way == FORWARD)
+        TRY(call_watch(cx, c, p->at, p->weight));
+    poison_dead(cx, p->at);
+    p->at++;
+    return GIMBAL_OK;
+}
+
+static int eager(Cx *cx, Call *c, Way way)
+{
+    if (way != BACKWARD) {
+        char *d = arena_alloc(&cx->eager, tensor_bytes(c->out) + ALIGN); /* zeroed */
+        if (!d) {
+            cx_fail(cx, GIMBAL_ENOMEM, "no memory for a tensor %s", shape_text(c->out->nd, c->out->n).s);
+            return GIMBAL_ENOMEM;
+        }
+        c->out->d = d + (ALIGN - (uintptr_t)d % ALIGN) % ALIGN;
+    }
+    if (way == GRADIENT)
+        return GIMBAL_OK;
+    const Backend *backend = call_choose(cx, c, way == BACKWARD);
+    if (!backend)
+        return cx->err->code;
+    TRY(call_execute(cx, backend, c, way == BACKWARD));
+    return way == FORWARD ? call_watch(cx, c, -1, NULL) : GIMBAL_OK;
+}
+
+int perform(Cx *cx, Call *c, Way way)
+{
+    if (halted(cx))
+        return cx->err->code;
+    const int code = cx->mode == DRY ? note(cx, c, way) : cx->mode == RUN ? replay(cx, c, way) : eager(cx, c, way);
+    if (code && !cx_failed(cx)) /* a kernel that returns a code without a message */
+        cx_fail(cx, code, "%s failed", op_name(c->op));
+    return code;
+}
+
+Tensor *issue(Cx *cx, Call *c)
+{
+    if (!c->out)
+        return NULL;
+    if (cx->tape || cx->in_block) {
+        Tensor *in[CALL_TENSORS];
+        Weight *w[CALL_WEIGHTS];
+        for (int i = call_tensors(c, in) - 1; i >= 0; i--)
+            c->out->need_grad |= call_grows(c, in[i]);
+        for (int i = call_weights(c, w) - 1; i >= 0; i--)
+            c->out->need_grad |= w[i]->trainable;
+    }
+    if (perform(cx, c, FORWARD))
+        return NULL;
+    if (cx->tape && c->out->need_grad && tape_record(cx, c))
+        return NULL;
+    return c->out;
+}
+
+/* One replay of the whole plan. */
+static Tensor *run_once(Cx *cx, Plan *p, Graph graph, void *self, Tensor **in)
+{
+    arena_reset(&p->headers);
+    p->at = 0, p->fed = NULL, p->weight = NULL;
+    if (cx->tape)
+        tape_clear(cx->tape);
+    poison_bytes(cx->work, p->bytes);
+    cx->plan = p, cx->mode = RUN;
+    Tensor *result = graph(cx, self, in);
+    if (!cx_failed(cx) && p->at < p->n_steps)
+        differs(cx, "number of calls", &p->step[p->at], NULL, FORWARD);
+    cx->plan = NULL, cx->mode = EAGER;
+    if (!cx_failed(cx) && !result)
+        cx_fail(cx, GIMBAL_EMODEL, "the graph gave no result");
+    return cx_failed(cx) ? NULL : result;
+}
+
+Tensor *plan_run(Cx *cx, Plan *p, Graph graph, void *self, Tensor **in)
+{
+    if (halted(cx))
+        return NULL;
+    if (p->bytes && (!cx->work || cx->work_bytes < p->bytes))
+        return cx_fail(cx, GIMBAL_ENOMEM, "the plan needs %zu bytes of working memory, given are %zu", p->bytes,
+                       cx->work ? cx->work_bytes : 0);
+    Tensor *result = run_once(cx, p, graph, self, in);
+    if (!result || tensor_finite(result))
+        return result;
+    cx->watch = true; /* once more, to find where it began */
+    run_once(cx, p, graph, self, in);
+    cx->watch = false;
+    return cx_fail(cx, GIMBAL_EVALUE, "the network's result is not finite, and no operator's alone is to blame");
+}
