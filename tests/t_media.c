@@ -21,7 +21,7 @@ static char folder[] = "/tmp/t_media.XXXXXX";
 
 static const char *at(const char *name)
 {
-    static char path[4][256];
+    static char path[4][512];
     static int turn;
     turn = (turn + 1) % 4;
     snprintf(path[turn], sizeof path[turn], "%s/%s", folder, name);
@@ -243,7 +243,7 @@ static void a_full_disk_is_an_error_and_leaves_nothing(void **state)
         setrlimit(RLIMIT_FSIZE, &small);
         const int code = try_write(clip_name(media_format_at(i)), W, H, FRAMES, &err);
         setrlimit(RLIMIT_FSIZE, &was);
-        check(code == GIMBAL_EIO, "%s: code %d %s", media_format_at(i)->ending, code, err.msg);
+        check(code == GIMBAL_EIO, "%s: code %d %.300s", media_format_at(i)->ending, code, err.msg);
         assert_int_equal(files(1), 0);
     }
 }

@@ -70,54 +70,54 @@ static void texts_outlive_the_spec(void **state)
     arena_free(&keep);
 }
 
+static const struct {
+    const char *spec, *said;
+} wrong_specs[] = {
+    {"passes=-1", "freeinit: passes is -1, expected 1 to 64"},
+    {"passes=65", "freeinit: passes is 65, expected 1 to 64"},
+    {"passes=99999999999999999999", "freeinit: passes is 99999999999999999999, expected 1 to 64"},
+    {"passes=3x", "freeinit: passes: '3x' is not a whole number"},
+    {"passes=3.0", "freeinit: passes: '3.0' is not a whole number"},
+    {"passes=", "freeinit: passes: '' is not a whole number"},
+    {"passes", "freeinit: passes has no value, expected passes=..."},
+    {"ds=1.01", "freeinit: ds is 1.01, expected 0 to 1"},
+    {"ds=nan", "freeinit: ds: 'nan' is not a number"},
+    {"ds=inf", "freeinit: ds: 'inf' is not a number"},
+    {"ds= 0.5", "freeinit: ds: ' 0.5' is not a number"},
+    {"ds=0.5f", "freeinit: ds: '0.5f' is not a number"},
+    {"ds=0x1p-1", "freeinit: ds: '0x1p-1' is not a number"},
+    {"ds=e", "freeinit: ds: 'e' is not a number"},
+    {"ds=1-1", "freeinit: ds: '1-1' is not a number"},
+    {"scale=1e999", "freeinit: scale is 1e999, expected at least -1e+308"},
+    {"seed=-1", "freeinit: seed is -1, expected 0 to 18446744073709551615"},
+    {"seed=18446744073709551616", "expected 0 to 18446744073709551615"},
+    {"seed=0x", "freeinit: seed is 0x"},
+    {"seed=1.5", "freeinit: seed is 1.5"},
+    {"any=2147483648", "freeinit: any is 2147483648, expected at least -2147483648"},
+    {"fast=2", "freeinit: fast: '2' is neither yes nor no"},
+    {"filter=gausian", "freeinit: filter is 'gausian', expected one of butterworth, gaussian, ideal, box"},
+    {"filter=gausian", "did you mean 'gaussian'?"},
+    {"filter=", "expected one of butterworth"},
+    {"pases=3", "freeinit: pases: no such option"},
+    {"pases=3", "did you mean 'passes'? known: passes, fast, filter, ds, scale, seed, any, path"},
+    {"zzzzzz", "known: passes, fast"},
+    {"fast,fast", "freeinit: fast is given twice"},
+    {"ds=0.1,passes=2,ds=0.1", "freeinit: ds is given twice"},
+    {"fast,,passes=2", "freeinit: an option is missing beside a comma in 'fast,,passes=2'"},
+    {"fast,", "an option is missing"},
+    {",", "an option is missing"},
+    {"=3", "no such option"},
+};
+
 static void specs_that_are_wrong_say_what_where_and_what_was_expected(void **state)
 {
-    static const struct {
-        const char *spec, *said;
-    } cases[] = {
-        {"passes=-1", "freeinit: passes is -1, expected 1 to 64"},
-        {"passes=65", "freeinit: passes is 65, expected 1 to 64"},
-        {"passes=99999999999999999999", "freeinit: passes is 99999999999999999999, expected 1 to 64"},
-        {"passes=3x", "freeinit: passes: '3x' is not a whole number"},
-        {"passes=3.0", "freeinit: passes: '3.0' is not a whole number"},
-        {"passes=", "freeinit: passes: '' is not a whole number"},
-        {"passes", "freeinit: passes has no value, expected passes=..."},
-        {"ds=1.01", "freeinit: ds is 1.01, expected 0 to 1"},
-        {"ds=nan", "freeinit: ds: 'nan' is not a number"},
-        {"ds=inf", "freeinit: ds: 'inf' is not a number"},
-        {"ds= 0.5", "freeinit: ds: ' 0.5' is not a number"},
-        {"ds=0.5f", "freeinit: ds: '0.5f' is not a number"},
-        {"ds=0x1p-1", "freeinit: ds: '0x1p-1' is not a number"},
-        {"ds=e", "freeinit: ds: 'e' is not a number"},
-        {"ds=1-1", "freeinit: ds: '1-1' is not a number"},
-        {"scale=1e999", "freeinit: scale is 1e999, expected at least -1e+308"},
-        {"seed=-1", "freeinit: seed is -1, expected 0 to 18446744073709551615"},
-        {"seed=18446744073709551616", "expected 0 to 18446744073709551615"},
-        {"seed=0x", "freeinit: seed is 0x"},
-        {"seed=1.5", "freeinit: seed is 1.5"},
-        {"any=2147483648", "freeinit: any is 2147483648, expected at least -2147483648"},
-        {"fast=2", "freeinit: fast: '2' is neither yes nor no"},
-        {"filter=gausian",
-         "freeinit: filter is 'gausian', expected one of butterworth, gaussian, ideal, box"},
-        {"filter=gausian", "did you mean 'gaussian'?"},
-        {"filter=", "expected one of butterworth"},
-        {"pases=3", "freeinit: pases: no such option"},
-        {"pases=3", "did you mean 'passes'? known: passes, fast, filter, ds, scale, seed, any, path"},
-        {"zzzzzz", "known: passes, fast"},
-        {"fast,fast", "freeinit: fast is given twice"},
-        {"ds=0.1,passes=2,ds=0.1", "freeinit: ds is given twice"},
-        {"fast,,passes=2", "freeinit: an option is missing beside a comma in 'fast,,passes=2'"},
-        {"fast,", "an option is missing"},
-        {",", "an option is missing"},
-        {"=3", "no such option"},
-    };
     Arena keep = {0};
     gimbal_error err = {0};
     Knobs k;
     (void)state;
-    for (int i = 0; i < COUNT(cases); i++)
-        check_fails(options_parse(table, &k, cases[i].spec, "freeinit: ", &keep, &err), GIMBAL_EUSAGE, err,
-                    cases[i].said);
+    for (int i = 0; i < COUNT(wrong_specs); i++)
+        check_fails(options_parse(table, &k, wrong_specs[i].spec, "freeinit: ", &keep, &err), GIMBAL_EUSAGE,
+                    err, wrong_specs[i].said);
     check_fails(options_parse(NULL, &k, "x=1", "white: ", &keep, &err), GIMBAL_EUSAGE, err,
                 "white: x: no such option");
     arena_free(&keep);

@@ -160,8 +160,8 @@ static void ddim_with_eta_keeps_the_noise_at_its_level(void **state)
     enum { N = 40000, STEPS = 5 };
     const gimbal_shape shape = {1, 1, 200, 200};
     const double m = 0.7;
-    float *memory = malloc(sizeof(float) * N * 4);
-    float *x = memory, *raw = memory + N, *z = memory + 2 * N, *x0 = memory + 3 * N;
+    float *memory = malloc(sizeof(float) * N * 5);
+    float *x = memory, *next = memory + N, *raw = memory + 2 * N, *z = memory + 3 * N, *x0 = memory + 4 * N;
     gimbal_error err = {0};
     Rig rig;
     rig_parse(&rig, "ddim", plain, STEPS);
@@ -174,7 +174,8 @@ static void ddim_with_eta_keeps_the_noise_at_its_level(void **state)
         gaussian(&rig.schedule, t, m, 0, N, x, raw);
         philox_normal(6, 1 + (uint32_t)k, 0, shape, z);
         assert_true(rig.sampler->injects(rig.self, k));
-        assert_int_equal(rig.sampler->step(rig.self, k, N, x, raw, z, x, x0), GIMBAL_OK);
+        assert_int_equal(rig.sampler->step(rig.self, k, N, x, raw, z, next, x0), GIMBAL_OK);
+        memcpy(x, next, sizeof(float) * N);
         double mean = 0, square = 0;
         for (int i = 0; i < N; i++) {
             const double e = x[i] - schedule_a(&rig.schedule, u) * m;

@@ -289,6 +289,18 @@ static void the_published_box_takes_its_width_from_the_height(void **state)
     free(m);
 }
 
+/* Half widths that end in .5 go to the even number: 10 / 2 * 0.5 = 2.5 gives the bins -2..1. */
+static void the_published_box_rounds_half_to_even(void **state)
+{
+    static const float want[10] = {1, 1, 0, 0, 0, 0, 0, 0, 1, 1};
+    const Lowpass p = {LOWPASS_BOX, 0, 0.5, 0.5, true};
+    (void)state;
+    float *m = mask_of(&p, 10, 10, 10);
+    for (int i = 0; i < 10; i++)
+        check(m[i] == want[i] && m[10 * i] == want[i] && m[100 * i] == want[i], "bin %d", i);
+    free(m);
+}
+
 /* ---- mixes
  * ---------------------------------------------------------------------------------------------------------
  */
@@ -448,7 +460,7 @@ TESTS(the_spectrum_is_the_transform_for_every_size_to_33, dc_passes_whole_at_eve
       masks_are_symmetric_and_within_0_and_1, masks_fall_from_dc_to_nyquist_on_every_axis,
       the_stop_frequency_is_where_it_says, a_stop_frequency_of_0_lets_nothing_pass,
       published_masks_are_those_of_diffusers, published_mixes_are_those_of_diffusers,
-      the_published_box_takes_its_width_from_the_height, a_mix_is_the_sum_over_frequencies_in_float64,
-      imag_tells_what_an_asymmetric_mask_discards, the_output_may_be_either_input,
-      the_low_band_of_a_mix_is_that_of_low_and_the_rest_that_of_high, adding_powers_keeps_white_noise_white,
-      impossible_sizes_are_refused)
+      the_published_box_takes_its_width_from_the_height, the_published_box_rounds_half_to_even,
+      a_mix_is_the_sum_over_frequencies_in_float64, imag_tells_what_an_asymmetric_mask_discards,
+      the_output_may_be_either_input, the_low_band_of_a_mix_is_that_of_low_and_the_rest_that_of_high,
+      adding_powers_keeps_white_noise_white, impossible_sizes_are_refused)

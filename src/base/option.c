@@ -162,7 +162,7 @@ static int set_int(const gimbal_option *o, int *out, const char *value, const ch
 static int set_real(const gimbal_option *o, double *out, const char *value, const char *what,
                     gimbal_error *err)
 {
-    double v;
+    double v = 0;
     if (!read_real(value, &v))
         return fail(err, GIMBAL_EUSAGE, "%s%s: '%.*s' is not a number", what, o->name, SHOWN, value);
     if (!isfinite(v) || v < o->min || v > o->max)
@@ -328,7 +328,7 @@ int options_parse(const gimbal_option *table, void *object, const char *text, co
 /* The shortest decimal that reads back as the same double. */
 static void print_real(double v, char *out, size_t room)
 {
-    double back;
+    double back = 0;
     const locale_t c = newlocale(LC_ALL_MASK, "C", (locale_t)0);
     const locale_t was = c ? uselocale(c) : (locale_t)0;
     for (int digits = 1; digits <= 17; digits++) {

@@ -13,7 +13,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { MERGES_MAX = 49152 - 256 - 2, ADDED_MAX = 20000, TEXT_MAX = 1 << 20 };
+enum { MERGES_MAX = 49152 - 256 - 2, ADDED_MAX = 1000, TEXT_MAX = 1 << 20 };
 
 /* A token that is cut out of the text as a whole. */
 typedef struct {
@@ -106,38 +106,42 @@ static const char *content(const json_t *token)
 }
 
 /* id < 0: the vocabulary's, or a new one behind it. A second mention of a text only changes its id. */
-static int add_token(Loader *l, const json_t *token, int64_t id, gimbal_error *err)
+static int add_text(Loader *l, const char *text, int64_t id, gimbal_error *err)
 {
     Tokenizer *t = l->t;
-    const char *text = content(token);
     char q[QUOTED_ROOM];
-    if (!text)
-        return fail(err, GIMBAL_EFORMAT, "%s: an added token without text", l->dir);
-    if (!*text)
-        return GIMBAL_OK;
-    if (json_is_true(json_object_get(token, "single_word")))
-        return fail(err, GIMBAL_ENOSUP, "%s: added token %s: \"single_word\" is true; only false is supported", l->dir,
-                    quoted(text, q));
-    if (id >= INT_MAX)
-        return fail(err, GIMBAL_EFORMAT, "%s: added token %s has the id %lld", l->dir, quoted(text, q), (long long)id);
     Added *a = (Added *)find_added(t, text);
     const bool is_new = known_id(l, text) < 0;
     if (id < 0)
         id = is_new ? l->vocab_tokens : known_id(l, text);
-    l->vocab_tokens += is_new;
+    if (id >= INT_MAX)
+        return fail(err, GIMBAL_EFORMAT, "%s: added token %s has the id %lld", l->dir, quoted(text, q), (long long)id);
+    if (!a && t->n_added == ADDED_MAX)
+        return fail(err, GIMBAL_EFORMAT, "%s: more than %d added tokens", l->dir, ADDED_MAX);
     if (!a) {
-        if (t->n_added == ADDED_MAX)
-            return fail(err, GIMBAL_EFORMAT, "%s: more than %d added tokens", l->dir, ADDED_MAX);
         a = &t->added[t->n_added];
-        a->text = arena_printf(&t->arena, "%s", text);
         a->n = strlen(text);
+        a->text = arena_printf(&t->arena, "%s", text);
         if (!a->text)
             return fail(err, GIMBAL_ENOMEM, "%s: no memory for added tokens", l->dir);
         t->n_added++;
     }
+    l->vocab_tokens += is_new;
     a->id = (int32_t)id;
     t->vocab = MAX(t->vocab, a->id + 1);
     return GIMBAL_OK;
+}
+
+static int add_token(Loader *l, const json_t *token, int64_t id, gimbal_error *err)
+{
+    const char *text = content(token);
+    char q[QUOTED_ROOM];
+    if (!text)
+        return fail(err, GIMBAL_EFORMAT, "%s: an added token without text", l->dir);
+    if (json_is_true(json_object_get(token, "single_word")))
+        return fail(err, GIMBAL_ENOSUP, "%s: added token %s: \"single_word\" is true; only false is supported", l->dir,
+                    quoted(text, q));
+    return *text ? add_text(l, text, id, err) : GIMBAL_OK;
 }
 
 /* {"49408": {"content": "<new>", ...}} of tokenizer_config.json */
@@ -158,41 +162,54 @@ static int add_decoder(Loader *l, const json_t *decoder, gimbal_error *err)
     return GIMBAL_OK;
 }
 
-/* {"<new>": 49408} of added_tokens.json, and the list "added_tokens" of tokenizer.json: what older folders have. */
+/* {"<new>": 49408} of added_tokens.json */
+static int add_map(Loader *l, json_t *map, const char *path, gimbal_error *err)
+{
+    const char *text;
+    json_t *id;
+    json_object_foreach(map, text, id)
+    {
+        char q[QUOTED_ROOM];
+        if (!json_is_integer(id) || json_integer_value(id) < 0)
+            return fail(err, GIMBAL_EFORMAT, "%s: the id of %s is not a number >= 0", path, quoted(text, q));
+        if (*text)
+            TRY(add_text(l, text, json_integer_value(id), err));
+    }
+    return GIMBAL_OK;
+}
+
+/* [{"id": 49408, "content": "<new>"}] of tokenizer.json */
+static int add_list(Loader *l, const json_t *list, const char *path, gimbal_error *err)
+{
+    size_t i;
+    json_t *token;
+    json_array_foreach(list, i, token)
+    {
+        const json_t *id = json_object_get(token, "id");
+        if (!json_is_integer(id) || json_integer_value(id) < 0)
+            return fail(err, GIMBAL_EFORMAT, "%s: added token %zu has no id", path, i);
+        TRY(add_token(l, token, json_integer_value(id), err));
+    }
+    return GIMBAL_OK;
+}
+
+/* What older folders have in place of added_tokens_decoder. */
 static int add_legacy(Loader *l, gimbal_error *err)
 {
     char path[PATH_ROOM];
-    const char *text;
-    json_t *id, *json, *token;
-    size_t i;
-    int code = GIMBAL_OK;
+    json_t *json;
     TRY(path_join(path, l->dir, "added_tokens.json", err));
     if (is_file(path)) {
         TRY(json_read(&json, path, err));
-        json_object_foreach(json, text, id)
-        {
-            json_t *name = code ? NULL : json_string(text);
-            if (!code)
-                code = json_is_integer(id) && json_integer_value(id) >= 0 && name
-                           ? add_token(l, name, json_integer_value(id), err)
-                           : fail(err, GIMBAL_EFORMAT, "%s: an id is not a number >= 0", path);
-            json_decref(name);
-        }
+        const int code = add_map(l, json, path, err);
         json_decref(json);
+        TRY(code);
     }
-    TRY(code);
     TRY(path_join(path, l->dir, "tokenizer.json", err));
     if (!is_file(path))
         return GIMBAL_OK;
     TRY(json_read(&json, path, err));
-    json_array_foreach(json_object_get(json, "added_tokens"), i, token)
-    {
-        const json_t *at = json_object_get(token, "id");
-        if (!code)
-            code = json_is_integer(at) && json_integer_value(at) >= 0
-                       ? add_token(l, token, json_integer_value(at), err)
-                       : fail(err, GIMBAL_EFORMAT, "%s: an added token without an id", path);
-    }
+    const int code = add_list(l, json_object_get(json, "added_tokens"), path, err);
     json_decref(json);
     return code;
 }

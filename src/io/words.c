@@ -182,6 +182,10 @@ static size_t lower(const Point *word, size_t n, Point *out)
 
 /* ---- words ------------------------------------------------------------------------------------------------------ */
 
+/* The one mark that no alternative of the pattern takes: its other case is a letter, which "neither letter nor number"
+ * excludes when case is ignored, while "letter" asks the mark itself. */
+static const Point iota_subscript = 0x345;
+
 /* Length of `literal` at the start of w[n], or 0. The pattern ignores case, under which the long s equals s. */
 static size_t begins(const Point *w, size_t n, const char *literal)
 {
@@ -192,7 +196,7 @@ static size_t begins(const Point *w, size_t n, const char *literal)
     return i;
 }
 
-/* How many of w[n], n > 0, are the next piece. */
+/* How many of w[n], n > 0, are the next piece. w[0] is not the iota subscript. */
 static size_t piece(const Point *w, size_t n)
 {
     static const char *const literals[] = {"<|startoftext|>", "<|endoftext|>", "'s", "'t", "'re", "'ve", "'m", "'ll", "'d"};
@@ -205,20 +209,22 @@ static size_t piece(const Point *w, size_t n)
     if (is_number(w[0]))
         return m;
     const bool letters = is_letter(w[0]);
-    while (m < n && is_letter(w[m]) == letters && !is_number(w[m]))
+    while (m < n && is_letter(w[m]) == letters && !is_number(w[m]) && w[m] != iota_subscript)
         m++;
     return m;
 }
 
 static int cut_word(const Point *w, size_t n, char *room, int (*word)(void *user, const char *, size_t), void *user)
 {
-    for (size_t i = 0; i < n;) {
-        const size_t m = piece(&w[i], n - i);
+    for (size_t i = 0, m; i < n; i += m) {
+        m = 1;
+        if (w[i] == iota_subscript)
+            continue;
+        m = piece(&w[i], n - i);
         utf8proc_uint8_t *to = (utf8proc_uint8_t *)room;
         for (size_t k = i; k < i + m; k++)
             to += utf8proc_encode_char(w[k], to);
         TRY(word(user, room, (size_t)(to - (utf8proc_uint8_t *)room)));
-        i += m;
     }
     return GIMBAL_OK;
 }

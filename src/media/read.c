@@ -292,6 +292,7 @@ int media_recipe(const char *path, char **text, gimbal_error *err)
 {
     media_reader r = {0};
     char sidecar[PATH_ROOM];
+    size_t size;
     *text = NULL;
     TRY(find_first(&r, path, err));
     TRY(recipe_inside(r.path, text, err));
@@ -300,5 +301,5 @@ int media_recipe(const char *path, char **text, gimbal_error *err)
     if (!r.name.sequence)
         strcpy(r.name.head, path);
     TRY(name_sidecar(&r.name, sidecar, err));
-    return is_file(sidecar) ? read_file(text, NULL, sidecar, RECIPE_LIMIT, err) : GIMBAL_OK;
+    return is_file(sidecar) ? read_file(text, &size, sidecar, RECIPE_LIMIT, err) : GIMBAL_OK;
 }

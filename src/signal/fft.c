@@ -38,7 +38,7 @@ static void real_to_complex(const float *x, size_t n, kiss_fft_cpx *out)
 
 int spectrum(const float *x, int F, int h, int w, float *out, gimbal_error *err)
 {
-    size_t n;
+    size_t n = 0;
     TRY(count_values(F, h, w, &n, err));
     kiss_fft_cpx *in = alloc_array(n, sizeof *in);
     kiss_fftnd_cfg forward = plan(F, h, w, false);
@@ -106,7 +106,7 @@ static void mix_channel(Bench *b, const float *low, const float *high, const flo
 int spectral_mix(const float *low, const float *high, const float *mask, bool power, gimbal_shape s,
                  float *out, double *imag, gimbal_error *err)
 {
-    size_t n;
+    size_t n = 0;
     Bench b;
     double largest = 0.0, squares = 0.0;
     TRY(count_values(s.f, s.h, s.w, &n, err));

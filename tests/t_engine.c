@@ -1,0 +1,670 @@
+/* t_engine.c: the public API on real folders: what opens, what is refused and in which words, what a run promises.
+ *
+ * Hostile folders are copies of the small golden model with one part damaged. Promises: same seed, same bytes on any
+ * number of threads; a cancelled run goes on and ends as if nothing had been; what cannot work fails in gimbal_begin. */
+#include "base/base.h"
+#include "tests/check.h"
+
+#include <limits.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#define TINY "tests/golden/models/animatediff-tiny"
+#define MOTION "tests/golden/models/animatediff-tiny-motion"
+#define TOYWORLD "models/toyworld"
+
+static gimbal_error err;
+
+/* ---- folders ------------------------------------------------------------------------------------------------------ */
+
+static char scratch[64];
+
+PRINTF_LIKE(1, 2) static void shell(const char *fmt, ...)
+{
+    char command[1024];
+    va_list args;
+    va_start(args, fmt);
+    vsnprintf(command, sizeof command, fmt, args);
+    va_end(args);
+    check(system(command) == 0, "%.300s", command);
+}
+
+/* A fresh copy of TINY as SCRATCH/model with its adapter inside. */
+static int copy_model(void **state)
+{
+    (void)state;
+    snprintf(scratch, sizeof scratch, "/tmp/gimbal-engine-XXXXXX");
+    check(mkdtemp(scratch) != NULL, "mkdtemp");
+    shell("cp -r " TINY " %s/model && cp -r " MOTION " %s/model/motion_adapter && chmod -R u+w %s", scratch, scratch, scratch);
+    return 0;
+}
+
+static int remove_model(void **state)
+{
+    (void)state;
+    shell("rm -rf %s", scratch);
+    return 0;
+}
+
+static const char *in_scratch(const char *name)
+{
+    static char path[2][PATH_ROOM];
+    static int turn;
+    turn = !turn;
+    snprintf(path[turn], PATH_ROOM, "%s/%s", scratch, name);
+    return path[turn];
+}
+
+static void write_text(const char *name, const char *text)
+{
+    FILE *f = fopen(in_scratch(name), "w");
+    check(f != NULL, "%s", name);
+    fputs(text, f);
+    fclose(f);
+}
+
+static void refused(const char *model, const char *motion, int code, const char *words)
+{
+    gimbal_engine *e;
+    check_fails(gimbal_open(&e, model, motion, &err), code, err, words);
+    check(e == NULL, "an engine in spite of an error");
+}
+
+static gimbal_engine *opened(const char *model, const char *motion)
+{
+    gimbal_engine *e;
+    check_ok(gimbal_open(&e, model, motion, &err), err);
+    return e;
+}
+
+/* ---- opening --------------------------------------------------------------------------------------------------------- */
+
+static void the_bundled_model_opens_with_its_own_numbers(void **state)
+{
+    (void)state;
+    gimbal_engine *e = opened(TOYWORLD, NULL);
+    gimbal_settings s;
+    gimbal_defaults(&s, e);
+    assert_string_equal(gimbal_family(e), "animatediff");
+    assert_int_equal(strlen(gimbal_identity(e)), 64);
+    assert_int_equal(gimbal_size_step(e), 8);
+    assert_int_equal(gimbal_context_width(e), 128);
+    assert_int_equal(s.frames, 16);
+    assert_int_equal(s.width, 128);
+    assert_int_equal(s.height, 128);
+    assert_string_equal(s.betas, "linear");
+    assert_string_equal(s.spacing, "leading");
+    check(gimbal_note(e, 0) == NULL, "a note: %s", gimbal_note(e, 0));
+    gimbal_close(e);
+}
+
+static void an_adapter_is_found_inside_beside_and_as_a_file(void **state)
+{
+    (void)state;
+    gimbal_close(opened(in_scratch("model"), NULL));
+    gimbal_close(opened(TINY, MOTION));
+    gimbal_close(opened(TINY "/", MOTION "/diffusion_pytorch_model.safetensors"));
+    refused(TINY, NULL, GIMBAL_EMODEL, "--motion");
+    refused(TINY, "no/such/adapter", GIMBAL_EIO, "no/such/adapter");
+    refused(TINY, TINY, GIMBAL_EMODEL, "config.json");
+    shell("mkdir %s/lone && cp " MOTION "/*.safetensors %s/lone/mm.safetensors", scratch, scratch);
+    refused(TINY, in_scratch("lone/mm.safetensors"), GIMBAL_EMODEL, "no config.json beside it");
+}
+
+static void identity_is_the_model_s_and_not_the_path_s(void **state)
+{
+    (void)state;
+    gimbal_engine *a = opened(TINY, MOTION), *b = opened(in_scratch("model"), NULL);
+    assert_string_equal(gimbal_identity(a), gimbal_identity(b));
+    gimbal_close(b);
+    shell("sed -i 's/\"beta_end\": 0.012/\"beta_end\": 0.013/' %s/model/scheduler/scheduler_config.json", scratch);
+    b = opened(in_scratch("model"), NULL);
+    assert_string_not_equal(gimbal_identity(a), gimbal_identity(b));
+    gimbal_close(a);
+    gimbal_close(b);
+}
+
+static void a_path_that_is_no_model_is_told_what_it_is(void **state)
+{
+    (void)state;
+    refused("no/such/model", NULL, GIMBAL_EIO, "no/such/model");
+    refused("", NULL, GIMBAL_EIO, "no such folder");
+    refused(scratch, NULL, GIMBAL_EMODEL, "model"); /* one level too high */
+    refused(in_scratch("model/unet"), NULL, GIMBAL_EMODEL, "model/unet");
+    write_text("sd15.ckpt", "PK\3\4 not really a pickle, but it begins like one");
+    refused(in_scratch("sd15.ckpt"), NULL, GIMBAL_EFORMAT, "sd15.ckpt");
+    float x = 0;
+    const gimbal_tensor one = {"model.diffusion_model.input_blocks.0.0.weight", "F32", 1, {1}, &x};
+    check_ok(gimbal_tensors_write(in_scratch("sd15.safetensors"), &one, 1, NULL, &err), err);
+    refused(in_scratch("sd15.safetensors"), NULL, GIMBAL_EMODEL, "not read yet");
+}
+
+static void a_hub_cache_folder_leads_to_its_snapshot(void **state)
+{
+    (void)state;
+    shell("mkdir -p %s/models--a--b/snapshots %s/models--a--b/refs && cp -r %s/model %s/models--a--b/snapshots/c0ffee", scratch,
+          scratch, scratch, scratch);
+    write_text("models--a--b/refs/main", "c0ffee\n");
+    gimbal_close(opened(in_scratch("models--a--b"), NULL));
+    write_text("models--a--b/refs/main", "../../model");
+    refused(in_scratch("models--a--b"), NULL, GIMBAL_EFORMAT, "refs/main");
+}
+
+static void each_missing_part_is_named(void **state)
+{
+    (void)state;
+    static const char *const parts[] = {"unet", "vae", "text_encoder", "tokenizer", "scheduler"};
+    for (int i = 0; i < COUNT(parts); i++) {
+        shell("mv %s/model/%s %s/away", scratch, parts[i], scratch);
+        refused(in_scratch("model"), NULL, GIMBAL_EMODEL, parts[i]);
+        shell("mv %s/away %s/model/%s", scratch, scratch, parts[i]);
+    }
+    static const char *const configs[] = {"unet/config.json", "vae/config.json", "text_encoder/config.json",
+                                          "scheduler/scheduler_config.json", "motion_adapter/config.json"};
+    for (int i = 0; i < COUNT(configs); i++) {
+        shell("mv %s/model/%s %s/away", scratch, configs[i], scratch);
+        refused(in_scratch("model"), NULL, GIMBAL_EMODEL, strchr(configs[i], '/') + 1);
+        shell("mv %s/away %s/model/%s", scratch, scratch, configs[i]);
+    }
+    gimbal_close(opened(in_scratch("model"), NULL));
+}
+
+static void damaged_files_are_refused_by_name(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *file, *damage;
+        int code;
+        const char *words;
+    } cases[] = {
+        {"unet/diffusion_pytorch_model.safetensors", "truncate -s 100000", GIMBAL_EFORMAT, "unet/diffusion_pytorch_model"},
+        {"vae/diffusion_pytorch_model.safetensors", "truncate -s 0", GIMBAL_EFORMAT, "vae/diffusion_pytorch_model"},
+        {"motion_adapter/diffusion_pytorch_model.safetensors", "rm", GIMBAL_EMODEL, "motion_adapter"},
+        {"motion_adapter/diffusion_pytorch_model.safetensors", "cp " TINY "/vae/diffusion_pytorch_model.safetensors", GIMBAL_EMODEL,
+         "motion_modules"},
+        {"text_encoder/model.safetensors", "cp " TOYWORLD "/text_encoder/model.safetensors", GIMBAL_EMODEL, "text_"},
+        {"unet/config.json", "truncate -s 40", GIMBAL_EFORMAT, "unet/config.json"},
+        {"vae/config.json", "cp /dev/null", GIMBAL_EFORMAT, "vae/config.json"},
+        {"tokenizer/vocab.json", "rm", INT_MIN, "vocab.json"},
+        {"tokenizer/merges.txt", "rm", INT_MIN, "merges.txt"},
+        {"scheduler/scheduler_config.json", "sed -i s/linear/quadratic/", GIMBAL_EFORMAT, "quadratic"},
+        {"unet/config.json", "sed -i s/UNet2DConditionModel/UNet9D/", GIMBAL_EMODEL, "UNet9D"},
+    };
+    for (int i = 0; i < COUNT(cases); i++) {
+        gimbal_engine *e;
+        shell("cp %s/model/%s %s/kept && %s %s/model/%s", scratch, cases[i].file, scratch, cases[i].damage, scratch, cases[i].file);
+        const int code = gimbal_open(&e, in_scratch("model"), NULL, &err);
+        check(code && !e && strstr(err.msg, cases[i].words), "%s after %s: code %d, \"%.300s\"", cases[i].file, cases[i].damage, code,
+              err.msg);
+        check(cases[i].code == INT_MIN || code == cases[i].code, "%s after %s: code %d (%.300s), expected %d", cases[i].file,
+              cases[i].damage, code, err.msg, cases[i].code);
+        err = (gimbal_error){0};
+        shell("cp %s/kept %s/model/%s", scratch, scratch, cases[i].file);
+    }
+}
+
+static void parts_of_different_models_are_told_apart_with_both_numbers(void **state)
+{
+    (void)state;
+    shell("cd %s && cp -r model words && cp %s/" TOYWORLD "/tokenizer/* words/tokenizer/", scratch, getenv("PWD"));
+    gimbal_close(opened(in_scratch("words"), NULL)); /* 624 ids for 657 rows are possible */
+    shell("cp -r " TOYWORLD " %s/toy && chmod -R u+w %s/toy && cp " TINY "/tokenizer/* %s/toy/tokenizer/", scratch, scratch, scratch);
+    refused(in_scratch("toy"), NULL, GIMBAL_EMODEL, "657");
+    shell("cp " TOYWORLD "/tokenizer/* %s/words/tokenizer/ && cp " TOYWORLD "/text_encoder/* %s/words/text_encoder/", scratch, scratch);
+    refused(in_scratch("words"), NULL, GIMBAL_EMODEL, "cross_attention_dim is 32");
+    refused(in_scratch("words"), NULL, GIMBAL_EMODEL, "128");
+}
+
+/* ---- settings --------------------------------------------------------------------------------------------------------- */
+
+/* gimbal_begin with one option set from text, or refused by gimbal_set already. */
+static int begin_with(gimbal_engine *e, const char *name, const char *value)
+{
+    gimbal_settings s;
+    gimbal_session *run;
+    gimbal_defaults(&s, e);
+    s.frames = 2, s.width = s.height = 16, s.steps = 2;
+    int code = gimbal_set(gimbal_setting_options(), &s, name, value, "--", &err);
+    if (code)
+        return code;
+    code = gimbal_begin(&run, e, &s, &err);
+    check(code ? !run : run != NULL, "--%s %s: code %d", name, value, code);
+    gimbal_end(run);
+    return code;
+}
+
+static void wrong_settings_are_refused_with_what_was_found_and_expected(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *name, *value, *words;
+    } cases[] = {
+        {"frames", "0", "--frames is 0"},
+        {"frames", "25", "--frames is 25, this motion module knows at most 24"},
+        {"frames", "2147483648", "--frames"},
+        {"frames", "8x", "8x"},
+        {"width", "20", "16 and 24"},
+        {"height", "4", "--height"},
+        {"width", "1000000", "--width"},
+        {"steps", "0", "--steps is 0"},
+        {"steps", "1001", "--steps is 1001, the model's schedule has only 1000"},
+        {"cfg", "nan", "--cfg"},
+        {"cfg", "1e999", "--cfg"},
+        {"eta", "1.5", "--eta is 1.5"},
+        {"seed", "-1", "--seed"},
+        {"rng", "pytorch", "--rng"},
+        {"sampler", "ddmi", "ddim"},
+        {"noise", "pink", "white"},
+        {"reinit", "freeinit:passes=-1", "passes"},
+        {"reinit", "freeinit:filter=gausian", "gaussian"},
+        {"reinit", "freeinot", "freeinit"},
+        {"dtype", "bf16", "--dtype"},
+        {"motion-norm", "batch", "--motion-norm"},
+        {"betas", "cosine", "--betas"},
+        {"prompt", "a \xff cat", "UTF-8"},
+        {"negative", "\xc3", "UTF-8"},
+        {"frmaes", "3", "frames"},
+    };
+    gimbal_engine *e = opened(TINY, MOTION);
+    for (int i = 0; i < COUNT(cases); i++)
+        check_fails(begin_with(e, cases[i].name, cases[i].value), GIMBAL_EUSAGE, err, cases[i].words);
+    gimbal_close(e);
+}
+
+static void settings_filled_by_hand_are_checked_like_typed_ones(void **state)
+{
+    (void)state;
+    gimbal_engine *e = opened(TINY, MOTION);
+    gimbal_session *run;
+    gimbal_settings s, good;
+    gimbal_defaults(&good, e);
+    good.frames = 2, good.width = good.height = 16, good.steps = 2;
+#define REFUSED(change, words)                                                                               \
+    s = good;                                                                                                \
+    change;                                                                                                  \
+    check_fails(gimbal_begin(&run, e, &s, &err), GIMBAL_EUSAGE, err, words)
+    REFUSED(s.size = 8, "settings.size is 8");
+    REFUSED(s.frames = -3, "--frames is -3");
+    REFUSED(s.cfg = NAN, "--cfg");
+    REFUSED(s.eta = INFINITY, "--eta");
+    REFUSED(s.rng = "dice", "dice");
+    REFUSED(s.threads = -1, "--threads");
+    REFUSED(s.n_fresh = 2, "fresh noise");
+    float latents[4 * 2 * 2 * 2] = {[9] = NAN};
+    REFUSED(s.latents = latents, "value 9 of 32 is not finite");
+#undef REFUSED
+    s = good;
+    s.prompt = s.negative = s.rng = s.sampler = s.noise = s.reinit = s.betas = s.spacing = s.dtype = s.motion_norm = NULL;
+    check_ok(gimbal_begin(&run, e, &s, &err), err);
+    gimbal_end(run);
+    gimbal_close(e);
+}
+
+static void a_run_that_cannot_fit_in_memory_is_refused_before_it_starts(void **state)
+{
+    (void)state;
+    gimbal_engine *e = opened(TINY, MOTION);
+    gimbal_session *run;
+    gimbal_settings s;
+    gimbal_defaults(&s, e);
+    s.frames = 24, s.width = s.height = 8192;
+    const uint64_t before = anon_bytes_now();
+    check_fails(gimbal_begin(&run, e, &s, &err), GIMBAL_ENOMEM, err, "MiB are available");
+    check(anon_bytes_now() < before + (64u << 20), "memory was taken all the same");
+    gimbal_close(e);
+}
+
+static void long_prompts_are_cut_and_say_by_how_much(void **state)
+{
+    (void)state;
+    gimbal_engine *e = opened(TINY, MOTION);
+    int32_t ids[77];
+    int truncated = -1;
+    char text[1024] = "";
+    for (int i = 0; i < 100; i++)
+        strcat(text, "cat ");
+    check_ok(gimbal_tokenize(e, "a cat", ids, &truncated, &err), err);
+    assert_int_equal(truncated, 0);
+    check_ok(gimbal_tokenize(e, text, ids, &truncated, &err), err);
+    assert_int_equal(truncated, 25);
+    gimbal_close(e);
+}
+
+/* ---- runs ----------------------------------------------------------------------------------------------------------------- */
+
+/* A short run at odd sizes: 5 frames of 40 x 24, latents 5 x 3. */
+static gimbal_settings small(const gimbal_engine *e)
+{
+    gimbal_settings s;
+    gimbal_defaults(&s, e);
+    s.prompt = "a cat", s.negative = "blurry";
+    s.frames = 5, s.width = 40, s.height = 24, s.steps = 3, s.seed = 0xfeedfacecafebeef, s.eta = 0.5;
+    s.reinit = "freeinit:passes=2";
+    return s;
+}
+
+enum { SMALL = 4 * 5 * 3 * 5 };
+
+static void sample_small(gimbal_engine *e, const gimbal_settings *s, float out[SMALL])
+{
+    gimbal_session *run;
+    check_ok(gimbal_begin(&run, e, s, &err), err);
+    const gimbal_shape z = gimbal_latent_shape(run);
+    check(z.c == 4 && z.f == 5 && z.h == 3 && z.w == 5, "latents [%d,%d,%d,%d]", z.c, z.f, z.h, z.w);
+    check_ok(gimbal_sample(run, out, &err), err);
+    gimbal_end(run);
+}
+
+static void the_same_seed_gives_the_same_bytes_on_any_number_of_threads(void **state)
+{
+    (void)state;
+    gimbal_engine *e = opened(TINY, MOTION);
+    gimbal_settings s = small(e);
+    float one[SMALL], other[SMALL];
+    s.threads = 1;
+    sample_small(e, &s, one);
+    for (int threads = 2; threads <= 3; threads++) {
+        s.threads = threads;
+        sample_small(e, &s, other);
+        check(!memcmp(one, other, sizeof one), "%d threads: %.3g away", threads, rel_rms(other, one, SMALL));
+    }
+    s.seed++;
+    sample_small(e, &s, other);
+    check(rel_rms(other, one, SMALL) > 0.1, "another seed gives the same clip");
+    gimbal_close(e);
+}
+
+typedef struct {
+    gimbal_session *run;
+    int at, calls, last; /* stop at this call */
+    bool by_signal;
+} Stop;
+
+static int stop_at(void *user, const gimbal_progress *p)
+{
+    Stop *s = user;
+    if (strcmp(p->stage, "sample"))
+        return 0;
+    check(p->latents != NULL && p->calls == s->last + 1 && p->total_calls == 6, "call %d after %d, of %d", p->calls, s->last,
+          p->total_calls);
+    s->last = p->calls;
+    if (++s->calls != s->at)
+        return 0;
+    if (s->by_signal)
+        gimbal_cancel(s->run);
+    return !s->by_signal;
+}
+
+static void a_cancelled_run_goes_on_as_if_nothing_had_been(void **state)
+{
+    (void)state;
+    gimbal_engine *e = opened(TINY, MOTION);
+    float whole[SMALL], parts[SMALL];
+    gimbal_settings s = small(e);
+    sample_small(e, &s, whole);
+    for (int at = 1; at <= 5; at++) {
+        Stop stop = {.at = at, .by_signal = at % 2};
+        s.progress = stop_at, s.user = &stop;
+        check_ok(gimbal_begin(&stop.run, e, &s, &err), err);
+        check_fails(gimbal_sample(stop.run, parts, &err), GIMBAL_ECANCEL, err, "cancel");
+        assert_int_equal(stop.calls, at);
+        check_ok(gimbal_sample(stop.run, parts, &err), err);
+        check(!memcmp(whole, parts, sizeof whole), "stopped at call %d: %.3g away", at, rel_rms(parts, whole, SMALL));
+        stop.last = 0;
+        check_ok(gimbal_sample(stop.run, parts, &err), err); /* once more, from the beginning */
+        check(!memcmp(whole, parts, sizeof whole), "the second clip of a session is another one");
+        gimbal_end(stop.run);
+    }
+    gimbal_close(e);
+}
+
+static void a_cancel_before_the_first_step_is_seen_and_then_spent(void **state)
+{
+    (void)state;
+    gimbal_engine *e = opened(TINY, MOTION);
+    float x[SMALL];
+    gimbal_settings s = small(e);
+    gimbal_session *run;
+    check_ok(gimbal_begin(&run, e, &s, &err), err);
+    gimbal_cancel(run);
+    check_fails(gimbal_sample(run, x, &err), GIMBAL_ECANCEL, err, "cancel");
+    check_ok(gimbal_sample(run, x, &err), err);
+    gimbal_cancel(run);
+    gimbal_end(run);
+    gimbal_close(e);
+}
+
+/* ---- decoding ---------------------------------------------------------------------------------------------------------------- */
+
+typedef struct {
+    uint8_t rgb[9][24 * 40 * 3];
+    int frames, stop_at;
+} Film;
+
+static int film(void *user, int i, const uint8_t *rgb, int width, int height)
+{
+    Film *f = user;
+    check(i == f->frames && width == 40 && height == 24, "frame %d after %d, %d x %d", i, f->frames, width, height);
+    memcpy(f->rgb[f->frames++], rgb, sizeof f->rgb[0]);
+    return f->frames == f->stop_at;
+}
+
+static void frames_decode_alike_alone_and_together(void **state)
+{
+    (void)state;
+    gimbal_engine *e = opened(TINY, MOTION);
+    gimbal_settings s = small(e);
+    gimbal_session *run;
+    const gimbal_shape nine = {4, 9, 3, 5}, one = {4, 1, 3, 5};
+    float x[4 * 9 * 15], y[4 * 15];
+    static Film all, single;
+    check_ok(gimbal_noise("white", "philox", 3, 0, nine, x, &err), err);
+    check_ok(gimbal_begin(&run, e, &s, &err), err);
+    memset(&all, 0, sizeof all);
+    check_ok(gimbal_decode(run, x, nine, film, &all, &err), err);
+    assert_int_equal(all.frames, 9);
+    for (int f = 0; f < 9; f++) {
+        for (int c = 0; c < 4; c++)
+            memcpy(y + c * 15, x + (c * 9 + f) * 15, 15 * sizeof(float));
+        memset(&single, 0, sizeof single);
+        check_ok(gimbal_decode(run, y, one, film, &single, &err), err);
+        int worst = 0;
+        for (size_t i = 0; i < sizeof single.rgb[0]; i++)
+            worst = MAX(worst, abs(single.rgb[0][i] - all.rgb[f][i]));
+        check(worst <= 1, "frame %d differs by %d", f, worst);
+    }
+    memset(&all, 0, sizeof all), all.stop_at = 4;
+    check_fails(gimbal_decode(run, x, nine, film, &all, &err), GIMBAL_ECANCEL, err, "frame 3");
+    assert_int_equal(all.frames, 4);
+    gimbal_end(run);
+    gimbal_close(e);
+}
+
+static void latents_that_cannot_be_decoded_are_refused(void **state)
+{
+    (void)state;
+    gimbal_engine *e = opened(TINY, MOTION);
+    gimbal_settings s = small(e);
+    gimbal_session *run;
+    float x[4 * 15] = {0};
+    check_ok(gimbal_begin(&run, e, &s, &err), err);
+    check_fails(gimbal_decode(run, x, (gimbal_shape){3, 1, 3, 5}, film, NULL, &err), GIMBAL_EMODEL, err, "3 channels");
+    check_fails(gimbal_decode(run, x, (gimbal_shape){4, 0, 3, 5}, film, NULL, &err), GIMBAL_EUSAGE, err, "[4,0,3,5]");
+    check_fails(gimbal_decode(run, x, (gimbal_shape){4, 1, 1 << 19, 1 << 19}, film, NULL, &err), GIMBAL_EUSAGE, err, "pixels");
+    x[7] = INFINITY;
+    check_fails(gimbal_decode(run, x, (gimbal_shape){4, 1, 3, 5}, film, NULL, &err), GIMBAL_EUSAGE, err, "not finite");
+    gimbal_end(run);
+    gimbal_close(e);
+}
+
+/* ---- cost ------------------------------------------------------------------------------------------------------------------------ */
+
+static gimbal_cost cost_of(gimbal_engine *e, int frames, double cfg, const char *reinit)
+{
+    gimbal_settings s;
+    gimbal_cost c;
+    gimbal_defaults(&s, e);
+    s.frames = frames, s.cfg = cfg, s.reinit = reinit, s.steps = 10, s.width = s.height = 64;
+    check_ok(gimbal_predict(e, &s, &c, &err), err);
+    check(c.work_bytes > 0 && c.anon_bytes >= c.work_bytes + c.pack_bytes + c.host_bytes && c.seconds > 0 && c.mapped_bytes > 1000000,
+          "work %llu, anon %llu, %g s", (unsigned long long)c.work_bytes, (unsigned long long)c.anon_bytes, c.seconds);
+    return c;
+}
+
+static void the_predicted_cost_counts_passes_frames_and_guidance(void **state)
+{
+    (void)state;
+    gimbal_engine *e = opened(TINY, MOTION);
+    const gimbal_cost plain = cost_of(e, 8, 7.5, "none"), three = cost_of(e, 8, 7.5, "freeinit:passes=3");
+    const gimbal_cost fast = cost_of(e, 8, 7.5, "freeinit:passes=3,fast=1,compat=1"), half = cost_of(e, 8, 1, "none");
+    assert_int_equal(plain.calls, 10);
+    assert_int_equal(plain.passes, 1);
+    assert_int_equal(three.calls, 30);
+    assert_int_equal(three.passes, 3);
+    assert_int_equal(fast.calls, 19); /* 3 + 6 + 10 */
+    check_near(three.relative, 3, 0, "relative cost of three passes");
+    check(three.flops > 2.5 * plain.flops && three.flops < 3 * plain.flops, "three passes: %g, one %g", three.flops, plain.flops);
+    check(half.flops < 0.6 * plain.flops, "without guidance: %g, with %g", half.flops, plain.flops);
+    check(cost_of(e, 24, 7.5, "none").work_bytes > 2 * plain.work_bytes, "24 frames need no more than 8");
+    gimbal_close(e);
+}
+
+/* ---- recipes -------------------------------------------------------------------------------------------------------------------- */
+
+static void a_recipe_brings_every_setting_back(void **state)
+{
+    (void)state;
+    gimbal_engine *e = opened(TINY, MOTION);
+    gimbal_settings s = small(e), t;
+    gimbal_recipe *r;
+    s.prompt = "a \"cat\"\nand \xc3\xa9t\xc3\xa9", s.seed = UINT64_MAX, s.cfg = 0.1 + 0.2, s.rng = "torch", s.betas = "scaled_linear";
+    s.spacing = NULL, s.motion_norm = "frame";
+    char *json = gimbal_recipe_json(e, &s);
+    check(json && !strchr(json, '\n'), "recipe %s", json);
+    check_ok(gimbal_recipe_parse(&r, json, &err), err);
+    gimbal_defaults(&t, e);
+    check_ok(gimbal_recipe_apply(r, &t, &err), err);
+    assert_string_equal(gimbal_recipe_model(r), TINY);
+    assert_string_equal(gimbal_recipe_motion(r), MOTION);
+    assert_string_equal(gimbal_recipe_identity(r), gimbal_identity(e));
+    s.spacing = "leading", s.dtype = "f32"; /* resolved */
+    for (const gimbal_option *o = gimbal_setting_options(); o->name; o++) {
+        char a[256], b[256];
+        option_print(o, &s, a, sizeof a);
+        option_print(o, &t, b, sizeof b);
+        check(!strcmp(a, b), "%s: %.99s became %.99s", o->name, a, b);
+    }
+    free(json);
+    gimbal_recipe_free(r);
+    gimbal_close(e);
+}
+
+static void hostile_recipes_are_refused_and_change_nothing(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *json;
+        int code;
+        const char *words;
+    } cases[] = {
+        {"", GIMBAL_EFORMAT, "recipe"},
+        {"[1]", GIMBAL_EFORMAT, "recipe"},
+        {"{\"model\":\"m\",\"identity\":\"i\"}", GIMBAL_EFORMAT, "settings"},
+        {"{\"identity\":\"i\",\"settings\":{}}", GIMBAL_EFORMAT, "model"},
+        {"{\"model\":7,\"identity\":\"i\",\"settings\":{}}", GIMBAL_EFORMAT, "model"},
+        {"{\"model\":\"m\",\"identity\":\"i\",\"settings\":[[[[[[[[[[[[1]]]]]]]]]]]]}", GIMBAL_EFORMAT, "recipe"},
+        {"{\"model\":\"m\",\"identity\":\"i\",\"settings\":{\"steps\":7,\"frames\":-1}}", GIMBAL_EUSAGE, "recipe: frames is -1"},
+        {"{\"model\":\"m\",\"identity\":\"i\",\"settings\":{\"steps\":7,\"rng\":\"x\"}}", GIMBAL_EUSAGE, "rng"},
+        {"{\"model\":\"m\",\"identity\":\"i\",\"settings\":{\"steps\":7,\"width\":\"wide\"}}", GIMBAL_EFORMAT, "width"},
+        {"{\"model\":\"m\",\"identity\":\"i\",\"settings\":{\"steps\":7,\"prompt\":{}}}", GIMBAL_EFORMAT, "prompt"},
+        {"{\"model\":\"m\",\"identity\":\"i\",\"settings\":{\"steps\":7,\"seed\":-5}}", GIMBAL_EUSAGE, "seed"},
+    };
+    gimbal_engine *e = opened(TINY, MOTION);
+    gimbal_settings s, before;
+    gimbal_defaults(&s, e);
+    before = s;
+    for (int i = 0; i < COUNT(cases); i++) {
+        gimbal_recipe *r;
+        int code = gimbal_recipe_parse(&r, cases[i].json, &err);
+        if (!code)
+            code = gimbal_recipe_apply(r, &s, &err);
+        check_fails(code, cases[i].code, err, cases[i].words);
+        check(!memcmp(&s, &before, sizeof s), "%s changed the settings", cases[i].json);
+        gimbal_recipe_free(r);
+    }
+    gimbal_recipe *r;
+    check_ok(gimbal_recipe_parse(&r, "{\"later\":1,\"model\":\"m\",\"identity\":\"i\",\"settings\":{\"new-knob\":2,\"cfg\":3}}", &err), err);
+    check_ok(gimbal_recipe_apply(r, &s, &err), err);
+    check(s.cfg == 3 && s.steps == before.steps && !gimbal_recipe_motion(r), "unknown keys matter");
+    gimbal_recipe_free(r);
+    gimbal_close(e);
+}
+
+/* ---- descriptions ------------------------------------------------------------------------------------------------------------------ */
+
+static void described(const char *path, const char *const *words)
+{
+    char *json;
+    check_ok(gimbal_describe(path, &json, &err), err);
+    for (; *words; words++)
+        check(strstr(json, *words) != NULL, "%s lacks %s:\n%.400s", path, *words, json);
+    free(json);
+}
+
+#define DESCRIBED(path, ...) described(path, (const char *const[]){__VA_ARGS__, NULL})
+
+static void anything_readable_is_described(void **state)
+{
+    (void)state;
+    char *json;
+    DESCRIBED(TOYWORLD, "\"kind\": \"model\"", "\"usable\": true", "\"max_frames\": 32", "\"motion_adapter\"", "\"parameters\": 1796512",
+              "\"F16\"", "\"hidden_size\": 128");
+    DESCRIBED(TINY, "\"usable\": false", "needs a motion adapter", "\"cross_attention_dim\": 32", "\"identity\"");
+    DESCRIBED(MOTION, "\"motion adapter\"", "\"motion_max_seq_length\": 24", "\"usable\": true");
+    DESCRIBED(TINY "/vae", "\"network\"", "\"latent_channels\": 4");
+    DESCRIBED(TINY "/vae/diffusion_pytorch_model.safetensors", "\"weights\"", "decoder.conv_in.weight", "\"F32\"", "\"list\"");
+    shell("truncate -s 1000 %s/model/vae/diffusion_pytorch_model.safetensors && rm %s/model/tokenizer/vocab.json && echo '{' > "
+          "%s/model/scheduler/scheduler_config.json",
+          scratch, scratch, scratch);
+    DESCRIBED(in_scratch("model"), "\"usable\": false", "\"error\"", "vae/diffusion_pytorch_model", "scheduler_config.json: ");
+    check_fails(gimbal_describe("no/such/path", &json, &err), GIMBAL_EIO, err, "no/such/path");
+    check_fails(gimbal_describe("tests/check.h", &json, &err), GIMBAL_EFORMAT, err, "tests/check.h");
+    check_fails(gimbal_describe("tests/names", &json, &err), GIMBAL_EMODEL, err, "tests/names");
+}
+
+static void the_library_says_what_it_is(void **state)
+{
+    (void)state;
+    check(strstr(gimbal_build_info(), gimbal_version()) && strstr(gimbal_build_info(), "oneDNN"), "%s", gimbal_build_info());
+}
+
+#define WITH_MODEL(f) cmocka_unit_test_setup_teardown(f, copy_model, remove_model)
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(the_bundled_model_opens_with_its_own_numbers),
+        WITH_MODEL(an_adapter_is_found_inside_beside_and_as_a_file),
+        WITH_MODEL(identity_is_the_model_s_and_not_the_path_s),
+        WITH_MODEL(a_path_that_is_no_model_is_told_what_it_is),
+        WITH_MODEL(a_hub_cache_folder_leads_to_its_snapshot),
+        WITH_MODEL(each_missing_part_is_named),
+        WITH_MODEL(damaged_files_are_refused_by_name),
+        WITH_MODEL(parts_of_different_models_are_told_apart_with_both_numbers),
+        cmocka_unit_test(wrong_settings_are_refused_with_what_was_found_and_expected),
+        cmocka_unit_test(settings_filled_by_hand_are_checked_like_typed_ones),
+        cmocka_unit_test(a_run_that_cannot_fit_in_memory_is_refused_before_it_starts),
+        cmocka_unit_test(long_prompts_are_cut_and_say_by_how_much),
+        cmocka_unit_test(the_same_seed_gives_the_same_bytes_on_any_number_of_threads),
+        cmocka_unit_test(a_cancelled_run_goes_on_as_if_nothing_had_been),
+        cmocka_unit_test(a_cancel_before_the_first_step_is_seen_and_then_spent),
+        cmocka_unit_test(frames_decode_alike_alone_and_together),
+        cmocka_unit_test(latents_that_cannot_be_decoded_are_refused),
+        cmocka_unit_test(the_predicted_cost_counts_passes_frames_and_guidance),
+        cmocka_unit_test(a_recipe_brings_every_setting_back),
+        cmocka_unit_test(hostile_recipes_are_refused_and_change_nothing),
+        WITH_MODEL(anything_readable_is_described),
+        cmocka_unit_test(the_library_says_what_it_is),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
