@@ -7,13 +7,6 @@
 #include <pthread.h>
 #include <stdlib.h>
 
-const char *op_name(OpCode op)
-{
-#define OP_NAME(op_, name) name,
-    static const char *const names[OP_COUNT] = {OPS(OP_NAME)};
-    return op >= 0 && op < OP_COUNT ? names[op] : "unknown";
-}
-
 static const Backend *const chain_all[] = {&backend_dnn, &backend_loop, &backend_ref, NULL};
 static const Backend *const *chain = chain_all;
 
