@@ -1,6 +1,7 @@
-/* t_freeinit.c: re-initialisers, through the public functions and the plug-in's own: the plan of passes, FreeInit as
- * published against diffusers' numbers (tests/golden/filters.safetensors), FreeInit corrected against its own oracle
- * (unit gain at DC, variance 1, a float64 transform by definition), and what every re-initialiser must be. */
+/* t_freeinit.c: re-initialisers, through the public functions and the plug-in's own: the plan of passes,
+ * FreeInit as published against diffusers' numbers (tests/golden/filters.safetensors), FreeInit corrected
+ * against its own oracle (unit gain at DC, variance 1, a float64 transform by definition), and what every
+ * re-initialiser must be. */
 #include "diffusion/diffusion.h"
 #include "tests/check.h"
 
@@ -24,8 +25,9 @@ typedef struct {
 
 static void rig_open(Rig *rig, const char *spec, int steps)
 {
-    static const char config[] = "{\"_class_name\":\"DDIMScheduler\",\"beta_start\":0.00085,\"beta_end\":0.012,"
-                                 "\"steps_offset\":1,\"clip_sample\":false}";
+    static const char config[] =
+        "{\"_class_name\":\"DDIMScheduler\",\"beta_start\":0.00085,\"beta_end\":0.012,"
+        "\"steps_offset\":1,\"clip_sample\":false}";
     gimbal_error err = {0};
     const char *note;
     json_t *json = json_loads(config, 0, NULL);
@@ -67,7 +69,7 @@ static float *start(Rig *rig, int pass, gimbal_shape s, const float *eps0, const
     return x;
 }
 
-/* ---- the plan ------------------------------------------------------------------------------------------------- */
+/* ---- the plan --------------------------------------------------------------------------------------- */
 
 static void check_plan(const char *spec, int steps, const int *want, int n)
 {
@@ -79,8 +81,8 @@ static void check_plan(const char *spec, int steps, const int *want, int n)
     check_ok(reinit_parse(spec, &reinit, &self, &keep, &err), err);
     assert_int_equal(reinit->plan(self, steps, plan, MAX_PASSES), n);
     for (int i = 0; i < n; i++)
-        check(plan[i].steps == want[i], "%s, %d steps: pass %d makes %d, expected %d", spec, steps, i, plan[i].steps,
-              want[i]);
+        check(plan[i].steps == want[i], "%s, %d steps: pass %d makes %d, expected %d", spec, steps, i,
+              plan[i].steps, want[i]);
     assert_int_equal(reinit->plan(self, steps, plan, n - 1), GIMBAL_EUSAGE);
     arena_free(&keep);
 }
@@ -101,11 +103,21 @@ static void wrong_specs_are_refused(void **state)
 {
     (void)state;
     static const char *const cases[][2] = {
-        {"freeinit:passes=-1", "1 to 64"}, {"freeinit:passes=0", "1 to 64"},   {"freeinit:passes=65", "1 to 64"},
-        {"freeinit:passes=2.5", "passes"}, {"freeinit:pases=3", "passes"},     {"freeinit:filter=gausian", "gaussian"},
-        {"freeinit:ds=-0.1", "0 to 2"},    {"freeinit:dt=2.1", "0 to 2"},      {"freeinit:dt=nan", "dt"},
-        {"freeinit:order=0", "1 to 64"},   {"freeinit:compat=maybe", "compat"}, {"freeinit:passes=2,passes=3", "passes"},
-        {"freinit", "freeinit"},           {"frameinit", "known: none, freeinit"}, {"", "known: none"},
+        {"freeinit:passes=-1", "1 to 64"},
+        {"freeinit:passes=0", "1 to 64"},
+        {"freeinit:passes=65", "1 to 64"},
+        {"freeinit:passes=2.5", "passes"},
+        {"freeinit:pases=3", "passes"},
+        {"freeinit:filter=gausian", "gaussian"},
+        {"freeinit:ds=-0.1", "0 to 2"},
+        {"freeinit:dt=2.1", "0 to 2"},
+        {"freeinit:dt=nan", "dt"},
+        {"freeinit:order=0", "1 to 64"},
+        {"freeinit:compat=maybe", "compat"},
+        {"freeinit:passes=2,passes=3", "passes"},
+        {"freinit", "freeinit"},
+        {"frameinit", "known: none, freeinit"},
+        {"", "known: none"},
         {"none:passes=2", "passes"},
     };
     for (int i = 0; i < COUNT(cases); i++) {
@@ -118,7 +130,7 @@ static void wrong_specs_are_refused(void **state)
     }
 }
 
-/* ---- as published ------------------------------------------------------------------------------------------- */
+/* ---- as published ----------------------------------------------------------------------------------- */
 
 /* FILTERS holds masks with DC in the middle (the shifted grid of the reference). */
 static size_t shifted(int f, int y, int x, int F, int h, int w)
@@ -146,8 +158,8 @@ static void compat_masks_and_mixes_are_those_of_diffusers(void **state)
         for (int f = 0; f < F; f++)
             for (int y = 0; y < h; y++)
                 for (int x = 0; x < w; x++)
-                    check_near(mask[((size_t)f * h + y) * w + x], want[shifted(f, y, x, F, h, w)], 1e-6, "%s at %d,%d,%d",
-                               key, f, y, x);
+                    check_near(mask[((size_t)f * h + y) * w + x], want[shifted(f, y, x, F, h, w)], 1e-6,
+                               "%s at %d,%d,%d", key, f, y, x);
         free(want);
 
         snprintf(key, sizeof key, "%dx%dx%d.x", F, h, w);
@@ -223,7 +235,7 @@ static void compat_is_refused_with_samplers_that_it_breaks(void **state)
     arena_free(&rig.keep);
 }
 
-/* ---- corrected -------------------------------------------------------------------------------------------------- */
+/* ---- corrected -------------------------------------------------------------------------------------- */
 
 static void the_clips_mean_passes_whole_at_every_size_to_33(void **state)
 {
@@ -292,11 +304,13 @@ static double complex bin(const float *x, int a, int b, int c)
     for (int f = 0; f < 5; f++)
         for (int y = 0; y < 7; y++)
             for (int z = 0; z < 9; z++)
-                sum += x[(f * 7 + y) * 9 + z] * cexp(-2 * M_PI * I * (a * f / 5.0 + b * y / 7.0 + c * z / 9.0));
+                sum +=
+                    x[(f * 7 + y) * 9 + z] * cexp(-2 * M_PI * I * (a * f / 5.0 + b * y / 7.0 + c * z / 9.0));
     return sum;
 }
 
-/* The whole of a corrected start: masks from the formula, transforms from the definition, nothing shared with src. */
+/* The whole of a corrected start: masks from the formula, transforms from the definition, nothing shared
+ * with src. */
 static void a_start_is_the_sum_over_frequencies_in_float64(void **state)
 {
     (void)state;
@@ -310,11 +324,13 @@ static void a_start_is_the_sum_over_frequencies_in_float64(void **state)
         Given given = {.data = fresh};
         snprintf(spec, sizeof spec, "freeinit:filter=%s,ds=%g,dt=%g,order=3", filters[k], ds, dt);
         rig_open(&rig, spec, 25);
-        float *low = renoised(rig.schedule.alpha_bar[961], s, x0, eps0), *x = start(&rig, 1, s, eps0, x0, &given);
+        float *low = renoised(rig.schedule.alpha_bar[961], s, x0, eps0),
+              *x = start(&rig, 1, s, eps0, x0, &given);
         static double complex spectrum_[N];
         for (int i = 0; i < N; i++) {
             const int a = i / (H * W), b = i / W % H, c = i % W;
-            const double ft = MIN(a, F - a) / (F / 2.0), fy = MIN(b, H - b) / (H / 2.0), fx = MIN(c, W - c) / (W / 2.0);
+            const double ft = MIN(a, F - a) / (F / 2.0), fy = MIN(b, H - b) / (H / 2.0),
+                         fx = MIN(c, W - c) / (W / 2.0);
             const double d2 = pow(ds / dt * ft, 2) + fy * fy + fx * fx;
             const double m = k ? exp(-d2 / (2 * ds * ds)) : 1 / (1 + pow(d2 / (ds * ds), 3));
             spectrum_[i] = m * bin(low, a, b, c) + sqrt(1 - m * m) * bin(fresh, a, b, c);
@@ -322,9 +338,11 @@ static void a_start_is_the_sum_over_frequencies_in_float64(void **state)
         for (int i = 0; i < N; i++) {
             double complex sum = 0;
             for (int j = 0; j < N; j++)
-                sum += spectrum_[j] * cexp(2 * M_PI * I * ((double)(j / (H * W)) * (i / (H * W)) / F +
-                                                           (double)(j / W % H) * (i / W % H) / H +
-                                                           (double)(j % W) * (i % W) / W)) / N;
+                sum += spectrum_[j] *
+                       cexp(2 * M_PI * I *
+                            ((double)(j / (H * W)) * (i / (H * W)) / F +
+                             (double)(j / W % H) * (i / W % H) / H + (double)(j % W) * (i % W) / W)) /
+                       N;
             check_near(x[i], creal(sum), 3e-6, "%s, value %d", spec, i);
             check_near(cimag(sum), 0, 1e-12, "%s, value %d, imaginary", spec, i);
         }
@@ -364,7 +382,7 @@ static void the_low_band_comes_from_the_clip_and_the_high_band_from_fresh_noise(
     arena_free(&rig.keep);
 }
 
-/* ---- every re-initialiser ------------------------------------------------------------------------------------ */
+/* ---- every re-initialiser --------------------------------------------------------------------------- */
 
 static void every_reinit_plans_passes_and_starts_them_the_same_way_twice(void **state)
 {
@@ -402,14 +420,16 @@ static void a_mask_or_mix_that_cannot_be_is_refused(void **state)
     (void)state;
     gimbal_error err = {0};
     float x[8] = {0};
-    check_fails(gimbal_mask("none", (gimbal_shape){1, 1, 2, 2}, x, &err), GIMBAL_EUSAGE, err, "no low-pass filter");
+    check_fails(gimbal_mask("none", (gimbal_shape){1, 1, 2, 2}, x, &err), GIMBAL_EUSAGE, err,
+                "no low-pass filter");
     check_fails(gimbal_mask("freeinit", (gimbal_shape){1, -1, 2, 2}, x, &err), GIMBAL_EUSAGE, err, ">= 1");
     check_fails(gimbal_mask("freeinit:ds=3", (gimbal_shape){1, 1, 2, 2}, x, &err), GIMBAL_EUSAGE, err, "ds");
     check_fails(gimbal_mix(x, x, x, 0, (gimbal_shape){0, 1, 2, 2}, x, &err), GIMBAL_EUSAGE, err, ">= 1");
 }
 
 TESTS(passes_make_the_steps_that_diffusers_makes, wrong_specs_are_refused,
-      compat_masks_and_mixes_are_those_of_diffusers, a_pass_starts_from_the_last_clip_noised_with_the_first_noise,
+      compat_masks_and_mixes_are_those_of_diffusers,
+      a_pass_starts_from_the_last_clip_noised_with_the_first_noise,
       compat_is_refused_with_samplers_that_it_breaks, the_clips_mean_passes_whole_at_every_size_to_33,
       mixing_keeps_noise_at_variance_1_over_64_draws, nothing_imaginary_is_discarded,
       a_start_is_the_sum_over_frequencies_in_float64,

@@ -1,8 +1,10 @@
-/* t_golden.c: whole runs against PyTorch diffusers, from the manifest: ids, context, latents after every step, frames.
+/* t_golden.c: whole runs against PyTorch diffusers, from the manifest: ids, context, latents after every
+ * step, frames.
  *
- * Each AnimateDiff run is made twice: from the latents in its file, and from its seed by PyTorch's generator. A spy in the
- * sampler's place compares x after every step of every pass, so that the first step that differs is the one named.
- * Bounds: float32 itself costs 2e-6 after the whole loop; the slightest slip tried (tanh for erf) costs 9e-5. */
+ * Each AnimateDiff run is made twice: from the latents in its file, and from its seed by PyTorch's generator.
+ * A spy in the sampler's place compares x after every step of every pass, so that the first step that differs
+ * is the one named. Bounds: float32 itself costs 2e-6 after the whole loop; the slightest slip tried (tanh
+ * for erf) costs 9e-5. */
 #include "diffusion/engine.h"
 #include "tests/check.h"
 
@@ -13,7 +15,7 @@ static const double context_bound = 1e-5, latents_bound = 5e-5, least_psnr = 45;
 /* One run of the manifest, opened. */
 typedef struct {
     const char *name;
-    char out[256];    /* its .out.safetensors */
+    char out[256]; /* its .out.safetensors */
     SafeTensors *gold;
     gimbal_engine *engine;
     gimbal_settings s;
@@ -22,7 +24,8 @@ typedef struct {
 
 static gimbal_error err;
 
-/* ---- the manifest ---------------------------------------------------------------------------------------------- */
+/* ---- the manifest
+ * ---------------------------------------------------------------------------------------------- */
 
 static json_t *manifest(void)
 {
@@ -77,7 +80,8 @@ static void take_arguments(Golden *g, const json_t *args)
     size_t n;
     char path[256];
     for (size_t i = 1; i + 1 < json_array_size(args); i += 2) {
-        const char *flag = json_string_value(json_array_get(args, i)), *value = json_string_value(json_array_get(args, i + 1));
+        const char *flag = json_string_value(json_array_get(args, i)),
+                   *value = json_string_value(json_array_get(args, i + 1));
         in_golden(path, value);
         if (!strcmp(flag, "--latents"))
             g->s.latents = g->latents = golden(path, "latents", &n);
@@ -130,7 +134,8 @@ static void for_each_run(const char *key, void (*test)(Golden *))
     check(made >= 7, "%d AnimateDiff runs in the manifest", made);
 }
 
-/* ---- text -------------------------------------------------------------------------------------------------------- */
+/* ---- text
+ * -------------------------------------------------------------------------------------------------------- */
 
 static void check_ids(const Golden *g, const char *tensor, const char *text)
 {
@@ -141,7 +146,8 @@ static void check_ids(const Golden *g, const char *tensor, const char *text)
     memcpy(want, entry->data, sizeof want);
     check_ok(gimbal_tokenize(g->engine, text, ids, NULL, &err), err);
     for (int i = 0; i < TOKENS; i++)
-        check(ids[i] == want[i], "%s: %s[%d] is %d, expected %d", g->name, tensor, i, (int)ids[i], (int)want[i]);
+        check(ids[i] == want[i], "%s: %s[%d] is %d, expected %d", g->name, tensor, i, (int)ids[i],
+              (int)want[i]);
 }
 
 static void check_context(gimbal_session *run, const Golden *g, const char *tensor, const char *text)
@@ -172,7 +178,9 @@ static void prompts_become_the_reference_s_ids_and_context(void **state)
     for_each_run("args", check_text);
 }
 
-/* ---- steps ---------------------------------------------------------------------------------------------------------- */
+/* ---- steps
+ * ----------------------------------------------------------------------------------------------------------
+ */
 
 static struct {
     const Golden *g;
@@ -193,8 +201,8 @@ static int spy_begin(void *self, const Schedule *schedule, const Grid *grid, dou
     return spy.real->begin(self, schedule, grid, eta, e);
 }
 
-static int spy_step(void *self, int k, size_t count, const float *x, const float *raw, const float *inject, float *next,
-                    float *x0)
+static int spy_step(void *self, int k, size_t count, const float *x, const float *raw, const float *inject,
+                    float *next, float *x0)
 {
     size_t n;
     char name[32];
@@ -202,13 +210,16 @@ static int spy_step(void *self, int k, size_t count, const float *x, const float
     snprintf(name, sizeof name, "pass%d.step%d", spy.pass, k);
     float *want = golden(spy.g->out, name, &n);
     assert_int_equal(n, count);
-    check_near(rel_rms(next, want, n), 0, latents_bound, "%s: the first step that differs is %s", spy.g->name, name);
+    check_near(rel_rms(next, want, n), 0, latents_bound, "%s: the first step that differs is %s", spy.g->name,
+               name);
     free(want);
     spy.calls++;
     return code;
 }
 
-/* ---- pictures --------------------------------------------------------------------------------------------------------- */
+/* ---- pictures
+ * ---------------------------------------------------------------------------------------------------------
+ */
 
 typedef struct {
     const Golden *g;
@@ -223,8 +234,8 @@ static int look(void *user, int i, const uint8_t *rgb, int width, int height)
     const size_t n = (size_t)width * height * 3;
     const uint8_t *want = (const uint8_t *)l->want->data + (size_t)i * n;
     double sum = 0;
-    check(i == l->frames++ && l->want->n[1] == height && l->want->n[2] == width && i < l->want->n[0], "%s: frame %d, %d x %d",
-          l->g->name, i, width, height);
+    check(i == l->frames++ && l->want->n[1] == height && l->want->n[2] == width && i < l->want->n[0],
+          "%s: frame %d, %d x %d", l->g->name, i, width, height);
     for (size_t k = 0; k < n; k++)
         sum += (rgb[k] - want[k]) * (double)(rgb[k] - want[k]);
     l->worst = fmin(l->worst, 10 * log10(255.0 * 255.0 * (double)n / fmax(sum, 1e-9)));
@@ -239,7 +250,9 @@ static void check_pictures(gimbal_session *run, const Golden *g, const float *la
     check(l.worst >= least_psnr, "%s: a frame has %.1f dB", g->name, l.worst);
 }
 
-/* ---- runs ---------------------------------------------------------------------------------------------------------------- */
+/* ---- runs
+ * ----------------------------------------------------------------------------------------------------------------
+ */
 
 static void check_run(Golden *g)
 {
@@ -276,5 +289,6 @@ static void runs_from_a_seed_match_the_reference_step_by_step(void **state)
     for_each_run("args_seed_only", check_run);
 }
 
-TESTS(prompts_become_the_reference_s_ids_and_context, runs_from_given_latents_match_the_reference_step_by_step,
+TESTS(prompts_become_the_reference_s_ids_and_context,
+      runs_from_given_latents_match_the_reference_step_by_step,
       runs_from_a_seed_match_the_reference_step_by_step)

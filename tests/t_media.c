@@ -1,7 +1,8 @@
-/* t_media.c: clips written and read back, format by format, by walking the table of formats where a rule holds for all.
+/* t_media.c: clips written and read back, format by format, by walking the table of formats where a rule
+ * holds for all.
  *
- * Sizes are odd and not square. Pictures are smooth colour ramps that move, so that what codecs lose is small and a
- * wrong matrix, range, order of channels or row stride is large. */
+ * Sizes are odd and not square. Pictures are smooth colour ramps that move, so that what codecs lose is small
+ * and a wrong matrix, range, order of channels or row stride is large. */
 #include "media/media.h"
 #include "tests/check.h"
 
@@ -15,7 +16,8 @@ enum { W = 37, H = 21, FRAMES = 5 };
 static const double FPS = 8;
 static const char *recipe = "{\"prompt\": \"a \\\"red\\\" circle, caf\xc3\xa9; 100%\", \"seed\": 7}";
 
-/* ---- a folder of its own, and what lies in it ---------------------------------------------------------------------- */
+/* ---- a folder of its own, and what lies in it
+ * ---------------------------------------------------------------------- */
 
 static char folder[] = "/tmp/t_media.XXXXXX";
 
@@ -57,7 +59,8 @@ static int tear_down(void **state)
     return rmdir(folder);
 }
 
-/* ---- pictures -------------------------------------------------------------------------------------------------------- */
+/* ---- pictures
+ * -------------------------------------------------------------------------------------------------------- */
 
 static void picture(int frame, int w, int h, uint8_t *rgb)
 {
@@ -94,12 +97,14 @@ static void write_clip(const char *path, int w, int h, int frames)
 /* A file's name that takes a clip of this format. */
 static const char *clip_name(const media_format *format)
 {
-    static char name[64];
-    snprintf(name, sizeof name, strcmp(format->ending, ".png") ? "clip%s" : "clip%%03d%s", format->ending);
-    return at(name);
+    static char path[256];
+    const char *number = strcmp(format->ending, ".png") ? "" : "%03d";
+    snprintf(path, sizeof path, "%s/clip%s%s", folder, number, format->ending);
+    return path;
 }
 
-/* Reads a clip of pictures like ours: the largest and the mean absolute difference to them inside w x h; its info. */
+/* Reads a clip of pictures like ours: the largest and the mean absolute difference to them inside w x h; its
+ * info. */
 typedef struct {
     media_info info;
     int frames, largest;
@@ -147,7 +152,8 @@ static char *bytes_of(const char *path, size_t *size)
     return data;
 }
 
-/* ---- every format -------------------------------------------------------------------------------------------------------- */
+/* ---- every format
+ * -------------------------------------------------------------------------------------------------------- */
 
 static void every_format_gives_back_the_clip_and_its_recipe(void **state)
 {
@@ -162,11 +168,12 @@ static void every_format_gives_back_the_clip_and_its_recipe(void **state)
         assert_int_equal(r.frames, FRAMES);
         check(r.mean < 8, "%s: mean difference %.2f", path, r.mean);
         if (r.info.fps)
-            check_near(r.info.fps, FPS, 0.2, "%s: frames per second", path);
+            check_near(r.info.fps, FPS, 0.2, "%s: frames per second", format->ending);
         check_ok(media_recipe(path, &text, &err), err);
         check(text && !strcmp(text, recipe), "%s: recipe is %s", path, text);
         free(text);
-        check(files(1) == (strchr(path, '%') ? FRAMES : 1) + !format->holds_text, "%s: other files are left", path);
+        check(files(1) == (strchr(path, '%') ? FRAMES : 1) + !format->holds_text, "%s: other files are left",
+              path);
     }
 }
 
@@ -248,7 +255,8 @@ static void a_full_disk_is_an_error_and_leaves_nothing(void **state)
     }
 }
 
-/* ---- what is particular --------------------------------------------------------------------------------------------------- */
+/* ---- what is particular
+ * --------------------------------------------------------------------------------------------------- */
 
 static void pictures_and_y4m_lose_nothing_but_rounding(void **state)
 {
@@ -353,7 +361,8 @@ static void a_clip_without_a_recipe_has_none(void **state)
     assert_int_equal(files(1), 1);
 }
 
-/* ---- refused before any work ------------------------------------------------------------------------------------------------- */
+/* ---- refused before any work
+ * ------------------------------------------------------------------------------------------------- */
 
 static void outputs_that_cannot_be_are_found_before_the_work(void **state)
 {
@@ -373,7 +382,8 @@ static void outputs_that_cannot_be_are_found_before_the_work(void **state)
     check_fails(media_check(at("c.mp4"), W, H, INFINITY, &err), GIMBAL_EUSAGE, err, "frames per second");
     check_fails(media_check(at("c.gif"), W, H, 60, &err), GIMBAL_EUSAGE, err, "at most 50");
     check_fails(media_check(at("c%03d.mp4"), W, H, FPS, &err), GIMBAL_EUSAGE, err, "takes no %");
-    const char *bad[] = {"%s.png", "%d%d.png", "%%d.png", "%n%d.png", "%3d.png", "%03x.png", "%012d.png", "%.png", "%0d.png"};
+    const char *bad[] = {"%s.png",   "%d%d.png",  "%%d.png", "%n%d.png", "%3d.png",
+                         "%03x.png", "%012d.png", "%.png",   "%0d.png"};
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++)
         check_fails(media_check(at(bad[i]), W, H, FPS, &err), GIMBAL_EUSAGE, err, "one %d");
     mkdir(at("d.mp4"), 0777);
@@ -383,7 +393,9 @@ static void outputs_that_cannot_be_are_found_before_the_work(void **state)
     assert_int_equal(files(1), 1);
 }
 
-/* ---- hostile input -------------------------------------------------------------------------------------------------------------- */
+/* ---- hostile input
+ * --------------------------------------------------------------------------------------------------------------
+ */
 
 static void what_is_no_clip_is_an_error_that_names_it(void **state)
 {

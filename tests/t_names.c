@@ -1,6 +1,6 @@
-/* t_names.c: the parameters that our networks declare against the published tensor lists in tests/names: every name and
- * shape, both ways, and the number of parameters. The configs are those of the published folders, or the constructors'
- * defaults where a key is left out on purpose. */
+/* t_names.c: the parameters that our networks declare against the published tensor lists in tests/names:
+ * every name and shape, both ways, and the number of parameters. The configs are those of the published
+ * folders, or the constructors' defaults where a key is left out on purpose. */
 #include "model/model.h"
 #include "tests/check.h"
 
@@ -70,13 +70,14 @@ static void check_same(List *ours, const char *path, int64_t parameters)
 {
     List *theirs = published(path);
     for (int i = 0; i < ours->n || i < theirs->n; i++) {
-        const char *a = i < ours->n ? ours->item[i].name : "nothing", *b = i < theirs->n ? theirs->item[i].name : "nothing";
+        const char *a = i < ours->n ? ours->item[i].name : "nothing",
+                   *b = i < theirs->n ? theirs->item[i].name : "nothing";
         check(!strcmp(a, b), "%s, tensor %d: declared %s, published %s", path, i, a, b);
         check(!strcmp(ours->item[i].shape, theirs->item[i].shape), "%s: %s is [%s], published [%s]", path, a,
               ours->item[i].shape, theirs->item[i].shape);
     }
-    check(ours->parameters == parameters, "%s: %lld parameters, published %lld", path, (long long)ours->parameters,
-          (long long)parameters);
+    check(ours->parameters == parameters, "%s: %lld parameters, published %lld", path,
+          (long long)ours->parameters, (long long)parameters);
     free(ours), free(theirs);
 }
 
@@ -92,17 +93,20 @@ static json_t *json(const char *text)
 static Unet *animatediff(Arena *keep, const char *motion)
 {
     gimbal_error err = {0};
-    json_t *unet = json("{\"_class_name\": \"UNet2DConditionModel\", \"attention_head_dim\": 8, \"cross_attention_dim\": 768,"
-                        "\"block_out_channels\": [320, 640, 1280, 1280], \"sample_size\": 64, \"norm_eps\": 1e-05}");
+    json_t *unet = json(
+        "{\"_class_name\": \"UNet2DConditionModel\", \"attention_head_dim\": 8, \"cross_attention_dim\": 768,"
+        "\"block_out_channels\": [320, 640, 1280, 1280], \"sample_size\": 64, \"norm_eps\": 1e-05}");
     json_t *adapter = json(motion);
-    const FolderConfigs configs = {.unet = unet, .motion = adapter, .unet_where = "unet", .motion_where = "motion"};
+    const FolderConfigs configs = {
+        .unet = unet, .motion = adapter, .unet_where = "unet", .motion_where = "motion"};
     const Family *family;
     UnetShape shape;
     RunDefaults run;
     Unet *u = NULL;
     check_ok(family_find(&family, &configs, &err), err);
     check_ok(family->shape(&configs, &shape, &run, &err), err);
-    check(run.frames == 16 && run.width == 512 && run.height == 512, "defaults %d %d %d", run.frames, run.width, run.height);
+    check(run.frames == 16 && run.width == 512 && run.height == 512, "defaults %d %d %d", run.frames,
+          run.width, run.height);
     check_ok(unet_build(&u, keep, &shape, &err), err);
     json_decref(unet), json_decref(adapter);
     return u;
@@ -120,7 +124,8 @@ static void the_motion_adapter_v2_has_the_published_tensors(void **state)
 {
     (void)state;
     Arena keep = {0};
-    check_same(declared(unet_motion_params, animatediff(&keep, "{}")), "tests/names/adapter_v1-5-2.tsv", 453813440);
+    check_same(declared(unet_motion_params, animatediff(&keep, "{}")), "tests/names/adapter_v1-5-2.tsv",
+               453813440);
     arena_free(&keep);
 }
 
@@ -140,7 +145,8 @@ static void the_vae_declares_decoder_and_encoder(void **state)
     gimbal_error err = {0};
     Vae *vae = NULL;
     json_t *config =
-        json("{\"_class_name\": \"AutoencoderKL\", \"block_out_channels\": [128, 256, 512, 512], \"layers_per_block\": 2,"
+        json("{\"_class_name\": \"AutoencoderKL\", \"block_out_channels\": [128, 256, 512, 512], "
+             "\"layers_per_block\": 2,"
              "\"down_block_types\": [\"DownEncoderBlock2D\", \"DownEncoderBlock2D\", \"DownEncoderBlock2D\", "
              "\"DownEncoderBlock2D\"], \"up_block_types\": [\"UpDecoderBlock2D\", \"UpDecoderBlock2D\", "
              "\"UpDecoderBlock2D\", \"UpDecoderBlock2D\"]}");
@@ -157,8 +163,9 @@ static void the_text_encoder_has_the_published_tensors(void **state)
     Arena keep = {0};
     gimbal_error err = {0};
     ClipText *clip = NULL;
-    json_t *config = json("{\"hidden_size\": 1024, \"intermediate_size\": 4096, \"num_hidden_layers\": 23,"
-                          "\"num_attention_heads\": 16, \"hidden_act\": \"gelu\", \"model_type\": \"clip_text_model\"}");
+    json_t *config =
+        json("{\"hidden_size\": 1024, \"intermediate_size\": 4096, \"num_hidden_layers\": 23,"
+             "\"num_attention_heads\": 16, \"hidden_act\": \"gelu\", \"model_type\": \"clip_text_model\"}");
     check_ok(clip_build(&clip, &keep, config, "text", &err), err);
     check(clip_width(clip) == 1024 && clip_positions(clip) == 77 && clip_vocab(clip) == 49408, "its numbers");
     check_same(declared(clip_params, clip), "tests/names/text.tsv", 340387840);
@@ -192,7 +199,8 @@ static void timestep_features_are_cosines_then_sines(void **state)
     } known[] = {{0, 0.6799572},   {1, -0.7984300},  {2, 0.5780882},   {159, 0.9946059},
                  {160, 0.7332518}, {161, 0.6020876}, {162, 0.8159743}, {319, 0.1037259}};
     timestep_features(981, 320, x);
-    for (int i = 0; i < COUNT(known); i++) /* the published values were computed in float32: angles are off by 6e-5 */
+    for (int i = 0; i < COUNT(known);
+         i++) /* the published values were computed in float32: angles are off by 6e-5 */
         check_near(x[known[i].at], known[i].value, 2e-5, "feature %d of t = 981", known[i].at);
 }
 

@@ -1,8 +1,8 @@
-/* t_noise.c: what every noise prior must be, tested by walking the registry, what white noise must be for both
- * generators, and what the registries say to wrong words.
+/* t_noise.c: what every noise prior must be, tested by walking the registry, what white noise must be for
+ * both generators, and what the registries say to wrong words.
  *
- * Statistics are held to three and a half standard errors of the number of values drawn, so that a fault of a few
- * percent in a weight is seen and chance is not. Sizes are odd and not square on purpose. */
+ * Statistics are held to three and a half standard errors of the number of values drawn, so that a fault
+ * of a few percent in a weight is seen and chance is not. Sizes are odd and not square on purpose. */
 #include "diffusion/diffusion.h"
 #include "tests/check.h"
 
@@ -32,7 +32,8 @@ static void every_prior_keeps_each_frame_standard_normal(void **state)
 {
     (void)state;
     const size_t n = (size_t)shape.c * shape.h * shape.w;
-    FOR_EACH_NOISE(prior) {
+    FOR_EACH_NOISE(prior)
+    {
         for (int torch = 0; torch < 2; torch++) {
             float *x = draw(prior.name, torch ? "torch" : "philox", 7, 0, shape);
             for (int f = 0; f < shape.f; f++) {
@@ -40,7 +41,8 @@ static void every_prior_keeps_each_frame_standard_normal(void **state)
                 for (size_t i = 0; i < n; i++)
                     mean += at(x, shape, f, i) / n, square += at(x, shape, f, i) * at(x, shape, f, i) / n;
                 check_near(mean, 0.0, 3.5 / sqrt(n), "%s: mean of frame %d", prior.name, f);
-                check_near(square - mean * mean, 1.0, 3.5 * sqrt(2.0 / n), "%s: variance of frame %d", prior.name, f);
+                check_near(square - mean * mean, 1.0, 3.5 * sqrt(2.0 / n), "%s: variance of frame %d",
+                           prior.name, f);
             }
             free(x);
         }
@@ -51,7 +53,8 @@ static void every_prior_correlates_frames_as_it_says(void **state)
 {
     (void)state;
     const size_t n = (size_t)shape.c * shape.h * shape.w;
-    FOR_EACH_NOISE(prior) {
+    FOR_EACH_NOISE(prior)
+    {
         Arena keep = {0};
         gimbal_error err = {0};
         const Noise *noise;
@@ -63,7 +66,8 @@ static void every_prior_correlates_frames_as_it_says(void **state)
                 double product = 0;
                 for (size_t k = 0; k < n; k++)
                     product += at(x, shape, i, k) * at(x, shape, j, k) / n;
-                check_near(product, noise->corr(self, i, j), 4.5 / sqrt(n), "%s: frames %d and %d", prior.name, i, j);
+                check_near(product, noise->corr(self, i, j), 4.5 / sqrt(n), "%s: frames %d and %d",
+                           prior.name, i, j);
             }
         free(x);
         arena_free(&keep);
@@ -76,14 +80,16 @@ static void a_longer_clip_begins_with_the_shorter_one_and_a_later_start_is_a_win
     gimbal_shape longer = shape, window = shape;
     longer.f = 12, window.f = 3;
     const size_t n = (size_t)shape.c * shape.h * shape.w;
-    FOR_EACH_NOISE(prior) {
+    FOR_EACH_NOISE(prior)
+    {
         float *x = draw(prior.name, "philox", 7, 0, shape), *y = draw(prior.name, "philox", 7, 0, longer);
         float *z = draw(prior.name, "philox", 7, 5, window);
         for (size_t i = 0; i < n; i++) {
             for (int f = 0; f < shape.f; f++)
                 check(at(x, shape, f, i) == at(y, longer, f, i), "%s: frame %d, value %zu", prior.name, f, i);
             for (int f = 0; f < window.f; f++)
-                check(at(z, window, f, i) == at(y, longer, f + 5, i), "%s: frame %d, value %zu", prior.name, f + 5, i);
+                check(at(z, window, f, i) == at(y, longer, f + 5, i), "%s: frame %d, value %zu", prior.name,
+                      f + 5, i);
         }
         free(x), free(y), free(z);
     }
@@ -93,7 +99,8 @@ static void the_same_seed_draws_the_same_bytes_and_another_seed_others(void **st
 {
     (void)state;
     const gimbal_shape tiny = {1, 1, 1, 1};
-    FOR_EACH_NOISE(prior) {
+    FOR_EACH_NOISE(prior)
+    {
         for (int torch = 0; torch < 2; torch++) {
             const char *rng = torch ? "torch" : "philox";
             float *x = draw(prior.name, rng, 7, 0, shape), *y = draw(prior.name, rng, 7, 0, shape);
@@ -122,9 +129,12 @@ static void draws_of_another_purpose_pass_step_and_lane_are_independent(void **s
     (void)state;
     const size_t n = shape_count(shape);
     const DrawReq reqs[] = {
-        {.why = DRAW_INIT, .shape = shape},  {.why = DRAW_FRESH, .pass = 1, .shape = shape},
-        {.why = DRAW_STEP, .shape = shape},  {.why = DRAW_FRESH, .pass = 2, .shape = shape},
-        {.why = DRAW_STEP, .step = 1, .shape = shape}, {.why = DRAW_STEP, .pass = 1, .shape = shape},
+        {.why = DRAW_INIT, .shape = shape},
+        {.why = DRAW_FRESH, .pass = 1, .shape = shape},
+        {.why = DRAW_STEP, .shape = shape},
+        {.why = DRAW_FRESH, .pass = 2, .shape = shape},
+        {.why = DRAW_STEP, .step = 1, .shape = shape},
+        {.why = DRAW_STEP, .pass = 1, .shape = shape},
         {.why = DRAW_INIT, .lane = 1, .shape = shape},
     };
     gimbal_error err = {0};
@@ -156,7 +166,8 @@ static void wrong_requests_for_noise_are_refused(void **state)
     float x[16];
     const gimbal_shape s = {1, 2, 2, 2};
     check_fails(gimbal_noise("whit", "philox", 0, 0, s, x, &err), GIMBAL_EUSAGE, err, "did you mean white");
-    check_fails(gimbal_noise("entirely different", "philox", 0, 0, s, x, &err), GIMBAL_EUSAGE, err, "known: white");
+    check_fails(gimbal_noise("entirely different", "philox", 0, 0, s, x, &err), GIMBAL_EUSAGE, err,
+                "known: white");
     check_fails(gimbal_noise("", "philox", 0, 0, s, x, &err), GIMBAL_EUSAGE, err, "known: white");
     check_fails(gimbal_noise(NULL, "philox", 0, 0, s, x, &err), GIMBAL_EUSAGE, err, "known: white");
     check_fails(gimbal_noise("white:alpha=1", "philox", 0, 0, s, x, &err), GIMBAL_EUSAGE, err, "alpha");
@@ -166,14 +177,16 @@ static void wrong_requests_for_noise_are_refused(void **state)
     check_fails(gimbal_noise("white", "philox", 0, -1, s, x, &err), GIMBAL_EUSAGE, err, "first frame is -1");
     check_fails(gimbal_noise("white", "philox", 0, 4294967295, s, x, &err), GIMBAL_EUSAGE, err, "4294967295");
     check_fails(gimbal_noise("white", "philox", 0, INT64_MAX, s, x, &err), GIMBAL_EUSAGE, err, "first frame");
-    check_fails(gimbal_noise("white", "philox", 0, 0, (gimbal_shape){1, 0, 2, 2}, x, &err), GIMBAL_EUSAGE, err, ">= 1");
-    check_fails(gimbal_noise("white", "philox", 0, 0, (gimbal_shape){1, 1, 65536, 2}, x, &err), GIMBAL_EUSAGE, err,
-                "too large");
-    check_fails(gimbal_noise("white", "philox", 0, 0, (gimbal_shape){INT32_MAX, INT32_MAX, 65535, 65535}, x, &err),
-                GIMBAL_EUSAGE, err, "too large");
+    check_fails(gimbal_noise("white", "philox", 0, 0, (gimbal_shape){1, 0, 2, 2}, x, &err), GIMBAL_EUSAGE,
+                err, ">= 1");
+    check_fails(gimbal_noise("white", "philox", 0, 0, (gimbal_shape){1, 1, 65536, 2}, x, &err), GIMBAL_EUSAGE,
+                err, "too large");
+    check_fails(
+        gimbal_noise("white", "philox", 0, 0, (gimbal_shape){INT32_MAX, INT32_MAX, 65535, 65535}, x, &err),
+        GIMBAL_EUSAGE, err, "too large");
 }
 
-/* ---- all registries ----------------------------------------------------------------------------------------- */
+/* ---- all registries --------------------------------------------------------------------------------- */
 
 static void every_plug_in_says_what_it_is(void **state)
 {
@@ -199,7 +212,8 @@ static void every_plug_in_says_what_it_is(void **state)
 }
 
 /* Parses a spec of any registry; size: of the private struct. */
-static int parse(const char *kind, const char *spec, void **self, size_t *size, Arena *keep, gimbal_error *err)
+static int parse(const char *kind, const char *spec, void **self, size_t *size, Arena *keep,
+                 gimbal_error *err)
 {
     const Noise *noise;
     const Reinit *reinit;
@@ -243,7 +257,8 @@ static void options_read_back_what_they_print(void **state)
                 else if (o->type == GIMBAL_CHOICE)
                     for (int c = 0; o->choices[c]; c++)
                         *(const char **)at_field = o->choices[c];
-                n += snprintf(spec + n, sizeof spec - (size_t)n, "%c%s=", o == p.options ? ':' : ',', o->name);
+                n +=
+                    snprintf(spec + n, sizeof spec - (size_t)n, "%c%s=", o == p.options ? ':' : ',', o->name);
                 option_print(o, first, spec + n, sizeof spec - (size_t)n);
                 n += (int)strlen(spec + n);
             }

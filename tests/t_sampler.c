@@ -1,6 +1,6 @@
-/* t_sampler.c: samplers against diffusers' trajectories (tests/golden/schedulers.safetensors: every case of
- * manifest.json whose sampler is in the registry) and against closed forms; what every sampler must be, by walking
- * the registry. */
+/* t_sampler.c: samplers against diffusers' trajectories (tests/golden/schedulers.safetensors: every case
+ * of manifest.json whose sampler is in the registry) and against closed forms; what every sampler must
+ * be, by walking the registry. */
 #include "diffusion/diffusion.h"
 #include "tests/check.h"
 
@@ -23,7 +23,8 @@ static void rig_open(Rig *rig, const char *sampler, const json_t *config, int st
     gimbal_error err = {0};
     const char *note;
     *rig = (Rig){0};
-    check_ok(schedule_read(&rig->schedule, config, "x.json", NULL, NULL, false, &rig->keep, &note, &err), err);
+    check_ok(schedule_read(&rig->schedule, config, "x.json", NULL, NULL, false, &rig->keep, &note, &err),
+             err);
     check_ok(grid_make(&rig->grid, &rig->schedule, steps, &rig->keep, &err), err);
     check_ok(sampler_parse(sampler, &rig->sampler, &rig->self, &rig->keep, &err), err);
 }
@@ -36,10 +37,11 @@ static void rig_parse(Rig *rig, const char *sampler, const char *json, int steps
     json_decref(config);
 }
 
-static const char plain[] = "{\"_class_name\":\"DDIMScheduler\",\"beta_schedule\":\"linear\",\"beta_start\":0.00085,"
-                            "\"beta_end\":0.012,\"steps_offset\":1,\"clip_sample\":false}";
+static const char plain[] =
+    "{\"_class_name\":\"DDIMScheduler\",\"beta_schedule\":\"linear\",\"beta_start\":0.00085,"
+    "\"beta_end\":0.012,\"steps_offset\":1,\"clip_sample\":false}";
 
-/* ---- goldens ------------------------------------------------------------------------------------------------ */
+/* ---- goldens ---------------------------------------------------------------------------------------- */
 
 static void toy(double t, size_t n, const float *x, float *raw)
 {
@@ -47,7 +49,8 @@ static void toy(double t, size_t n, const float *x, float *raw)
         raw[i] = (float)(0.8 * sin(x[i] + 0.001 * t) + 0.1 * x[i]);
 }
 
-/* One case of the manifest; the toy denoiser leads the trajectory away exponentially where a step is wrong. */
+/* One case of the manifest; the toy denoiser leads the trajectory away exponentially where a step is
+ * wrong. */
 static void check_case(const char *name, const json_t *one, const float *start, const float *noise)
 {
     char key[96];
@@ -69,7 +72,8 @@ static void check_case(const char *name, const json_t *one, const float *start, 
         const bool inject = rig.sampler->injects(rig.self, k);
         check(inject == (eta > 0), "%s: step %d", name, k);
         toy(rig.grid.t[k], N, x, raw);
-        assert_int_equal(rig.sampler->step(rig.self, k, N, x, raw, inject ? noise + k * N : NULL, next, x0), GIMBAL_OK);
+        assert_int_equal(rig.sampler->step(rig.self, k, N, x, raw, inject ? noise + k * N : NULL, next, x0),
+                         GIMBAL_OK);
         memcpy(x, next, sizeof x);
         const double off = rel_rms(x, want + (k + 1) * N, N);
         check(off <= 1e-5, "%s: %g off after step %d", name, off, k + 1);
@@ -104,10 +108,11 @@ static void trajectories_are_those_of_diffusers(void **state)
     free(start), free(noise);
 }
 
-/* ---- closed forms ------------------------------------------------------------------------------------------- */
+/* ---- closed forms ----------------------------------------------------------------------------------- */
 
 /* The optimal prediction where clips are N(m, d^2) per value: eps-hat = s (x - a m) / (a^2 d^2 + s^2). */
-static void gaussian(const Schedule *schedule, double t, double m, double d, size_t n, const float *x, float *raw)
+static void gaussian(const Schedule *schedule, double t, double m, double d, size_t n, const float *x,
+                     float *raw)
 {
     const double a = schedule_a(schedule, t), s = schedule_s(schedule, t);
     for (size_t i = 0; i < n; i++) {
@@ -129,7 +134,8 @@ static void ddim_on_gaussian_clips_is_a_product_of_scales(void **state)
             char json[512];
             gimbal_error err = {0};
             Rig rig;
-            snprintf(json, sizeof json, "%.*s,\"prediction_type\":\"%s\"}", (int)strlen(plain) - 1, plain, predictions[p]);
+            snprintf(json, sizeof json, "%.*s,\"prediction_type\":\"%s\"}", (int)strlen(plain) - 1, plain,
+                     predictions[p]);
             rig_parse(&rig, "ddim", json, steps);
             check_ok(rig.sampler->begin(rig.self, &rig.schedule, &rig.grid, 0, &err), err);
             float x[N], next[N], raw[N];
@@ -148,12 +154,14 @@ static void ddim_on_gaussian_clips_is_a_product_of_scales(void **state)
                 memcpy(x, next, sizeof x);
             }
             for (int i = 0; i < N; i++)
-                check_near(x[i], m + scale * first[i], 3e-6, "%s, %d steps, value %d", predictions[p], steps, i);
+                check_near(x[i], m + scale * first[i], 3e-6, "%s, %d steps, value %d", predictions[p], steps,
+                           i);
             arena_free(&rig.keep);
         }
 }
 
-/* With eta 1 and the exact prediction for one clip m, x stays a m + s N(0, 1) from step to step, and ends at m. */
+/* With eta 1 and the exact prediction for one clip m, x stays a m + s N(0, 1) from step to step, and ends
+ * at m. */
 static void ddim_with_eta_keeps_the_noise_at_its_level(void **state)
 {
     (void)state;
@@ -168,7 +176,8 @@ static void ddim_with_eta_keeps_the_noise_at_its_level(void **state)
     check_ok(rig.sampler->begin(rig.self, &rig.schedule, &rig.grid, 1.0, &err), err);
     philox_normal(6, 0, 0, shape, x);
     for (int i = 0; i < N; i++)
-        x[i] = (float)(schedule_a(&rig.schedule, rig.grid.t[0]) * m + schedule_s(&rig.schedule, rig.grid.t[0]) * x[i]);
+        x[i] = (float)(schedule_a(&rig.schedule, rig.grid.t[0]) * m +
+                       schedule_s(&rig.schedule, rig.grid.t[0]) * x[i]);
     for (int k = 0; k < STEPS; k++) {
         const double t = rig.grid.t[k], u = t - rig.grid.ratio, s = schedule_s(&rig.schedule, u);
         gaussian(&rig.schedule, t, m, 0, N, x, raw);
@@ -192,8 +201,9 @@ static void ddim_with_eta_keeps_the_noise_at_its_level(void **state)
 static void ddim_serves_zero_terminal_snr_exactly_where_the_formulas_hold(void **state)
 {
     (void)state;
-    static const char zero[] = "{\"_class_name\":\"DDIMScheduler\",\"rescale_betas_zero_snr\":true,"
-                               "\"clip_sample\":false,\"timestep_spacing\":\"%s\",\"prediction_type\":\"%s\"}";
+    static const char zero[] =
+        "{\"_class_name\":\"DDIMScheduler\",\"rescale_betas_zero_snr\":true,"
+        "\"clip_sample\":false,\"timestep_spacing\":\"%s\",\"prediction_type\":\"%s\"}";
     const float x[3] = {1.5f, -2.0f, 0.25f}, raw[3] = {0.5f, 4.0f, -1.0f};
     static const char *const predictions[] = {"v_prediction", "sample"};
     for (int p = 0; p < 2; p++) {
@@ -216,7 +226,8 @@ static void ddim_serves_zero_terminal_snr_exactly_where_the_formulas_hold(void *
     Rig rig;
     snprintf(json, sizeof json, zero, "trailing", "epsilon");
     rig_parse(&rig, "ddim", json, 4);
-    check_fails(rig.sampler->begin(rig.self, &rig.schedule, &rig.grid, 0, &err), GIMBAL_EMODEL, err, "zero signal");
+    check_fails(rig.sampler->begin(rig.self, &rig.schedule, &rig.grid, 0, &err), GIMBAL_EMODEL, err,
+                "zero signal");
     arena_free(&rig.keep);
     snprintf(json, sizeof json, zero, "leading", "epsilon");
     rig_parse(&rig, "ddim", json, 4);
@@ -224,7 +235,7 @@ static void ddim_serves_zero_terminal_snr_exactly_where_the_formulas_hold(void *
     arena_free(&rig.keep);
 }
 
-/* ---- every sampler ------------------------------------------------------------------------------------------ */
+/* ---- every sampler ---------------------------------------------------------------------------------- */
 
 /* A pass over n values, in place of the driver; x0 wanted or not. */
 static void pass(Rig *rig, double eta, size_t n, float *x, bool want_x0)
@@ -238,7 +249,9 @@ static void pass(Rig *rig, double eta, size_t n, float *x, bool want_x0)
         const bool inject = rig->sampler->injects(rig->self, k);
         for (size_t i = 0; i < n; i++)
             z[i] = (float)sin(12.9898 * (double)(i + 1) * (k + 1));
-        assert_int_equal(rig->sampler->step(rig->self, k, n, x, raw, inject ? z : NULL, next, want_x0 ? x0 : NULL), GIMBAL_OK);
+        assert_int_equal(
+            rig->sampler->step(rig->self, k, n, x, raw, inject ? z : NULL, next, want_x0 ? x0 : NULL),
+            GIMBAL_OK);
         memcpy(x, next, sizeof(float) * n);
     }
     free(raw), free(z), free(x0), free(next);
@@ -252,13 +265,15 @@ static void every_sampler_repeats_itself_and_does_not_need_x0(void **state)
     {
         for (int i = 0; i < COUNT(sizes); i++) {
             const size_t n = sizes[i];
-            float *x = malloc(sizeof(float) * n), *y = malloc(sizeof(float) * n), *z = malloc(sizeof(float) * n);
+            float *x = malloc(sizeof(float) * n), *y = malloc(sizeof(float) * n),
+                  *z = malloc(sizeof(float) * n);
             Rig rig;
             rig_parse(&rig, sampler.name, plain, 3);
             philox_normal(9, 0, 0, (gimbal_shape){1, 1, 1, (int)n}, x);
             memcpy(y, x, sizeof(float) * n), memcpy(z, x, sizeof(float) * n);
             pass(&rig, 0.5, n, x, true);
-            pass(&rig, 0.5, n, y, false); /* the second pass of one object: begin must clear what the first left */
+            pass(&rig, 0.5, n, y,
+                 false); /* the second pass of one object: begin must clear what the first left */
             pass(&rig, 0.5, MIN(n, (size_t)1), z, true);
             check(!memcmp(x, y, sizeof(float) * n), "%s, %zu values", sampler.name, n);
             check(x[0] == z[0], "%s: a value depends on how many there are", sampler.name);
@@ -278,7 +293,8 @@ static void every_sampler_refuses_an_impossible_eta(void **state)
         gimbal_error err = {0};
         rig_parse(&rig, sampler.name, plain, 3);
         for (int i = 0; i < COUNT(bad); i++)
-            check_fails(rig.sampler->begin(rig.self, &rig.schedule, &rig.grid, bad[i], &err), GIMBAL_EUSAGE, err, "eta");
+            check_fails(rig.sampler->begin(rig.self, &rig.schedule, &rig.grid, bad[i], &err), GIMBAL_EUSAGE,
+                        err, "eta");
         arena_free(&rig.keep);
     }
 }
@@ -297,6 +313,7 @@ static void wrong_sampler_names_get_the_nearest_one(void **state)
 }
 
 TESTS(trajectories_are_those_of_diffusers, ddim_on_gaussian_clips_is_a_product_of_scales,
-      ddim_with_eta_keeps_the_noise_at_its_level, ddim_serves_zero_terminal_snr_exactly_where_the_formulas_hold,
+      ddim_with_eta_keeps_the_noise_at_its_level,
+      ddim_serves_zero_terminal_snr_exactly_where_the_formulas_hold,
       every_sampler_repeats_itself_and_does_not_need_x0, every_sampler_refuses_an_impossible_eta,
       wrong_sampler_names_get_the_nearest_one)

@@ -1,5 +1,5 @@
-/* t_schedule.c: schedules and timesteps against diffusers (tests/golden/schedulers.safetensors: every "ddim" case of
- * manifest.json), the rules for scheduler classes, and what is refused. */
+/* t_schedule.c: schedules and timesteps against diffusers (tests/golden/schedulers.safetensors: every
+ * "ddim" case of manifest.json), the rules for scheduler classes, and what is refused. */
 #include "diffusion/diffusion.h"
 #include "tests/check.h"
 
@@ -14,14 +14,16 @@ static struct {
     Arena keep;
 } last;
 
-static int read_object(const json_t *config, const char *betas, const char *spacing, bool motion, gimbal_error *err)
+static int read_object(const json_t *config, const char *betas, const char *spacing, bool motion,
+                       gimbal_error *err)
 {
     arena_free(&last.keep);
     return schedule_read(&last.s, config, "x.json", betas, spacing, motion, &last.keep, &last.note, err);
 }
 
 /* `text`: the inside of a JSON object, with ' for ". */
-static int read_config(const char *text, const char *betas, const char *spacing, bool motion, gimbal_error *err)
+static int read_config(const char *text, const char *betas, const char *spacing, bool motion,
+                       gimbal_error *err)
 {
     char json[2048];
     snprintf(json, sizeof json, "{%s}", text);
@@ -56,8 +58,8 @@ static void alphas_are_those_of_diffusers(void **state)
         assert_int_equal(n, last.s.T);
         /* float32's own rounding: near zero terminal SNR it is of the difference of two roots */
         for (size_t t = 0; t < n; t++)
-            check_near(last.s.alpha_bar[t], want[t], (i == 2 ? 3e-4 : 4e-6) * want[t] + (i == 2 ? 1e-7 : 0), "%s[%zu]",
-                       cases[i][0], t);
+            check_near(last.s.alpha_bar[t], want[t], (i == 2 ? 3e-4 : 4e-6) * want[t] + (i == 2 ? 1e-7 : 0),
+                       "%s[%zu]", cases[i][0], t);
         free(want);
     }
     assert_true(last.s.alpha_bar[999] == 0.0);
@@ -107,7 +109,8 @@ static void timesteps_and_coefficients_are_those_of_diffusers(void **state)
     json_decref(manifest);
 }
 
-/* Numbers that NumPy gives and shorter formulas miss: halves that round to even, and products that only look exact. */
+/* Numbers that NumPy gives and shorter formulas miss: halves that round to even, and products that only
+ * look exact. */
 static void spacings_round_as_numpy_does(void **state)
 {
     (void)state;
@@ -116,11 +119,11 @@ static void spacings_round_as_numpy_does(void **state)
         int T, steps, k;
         double t;
     } cases[] = {
-        {"trailing", 1000, 16, 1, 937},  {"trailing", 1000, 16, 3, 811}, {"trailing", 1000, 48, 3, 936},
-        {"trailing", 1000, 1, 0, 999},   {"trailing", 7, 2, 1, 3},       {"linspace", 1000, 1, 0, 0},
-        {"linspace", 1000, 3, 1, 500},   {"linspace", 1000, 2, 0, 999},  {"linspace", 1000, 2, 1, 0},
-        {"linspace", 10, 7, 3, 4},       {"leading", 1000, 7, 0, 853},   {"leading", 1000, 3, 0, 667},
-        {"leading", 1000, 999, 0, 999},  {"leading", 1000, 1, 0, 1},
+        {"trailing", 1000, 16, 1, 937}, {"trailing", 1000, 16, 3, 811}, {"trailing", 1000, 48, 3, 936},
+        {"trailing", 1000, 1, 0, 999},  {"trailing", 7, 2, 1, 3},       {"linspace", 1000, 1, 0, 0},
+        {"linspace", 1000, 3, 1, 500},  {"linspace", 1000, 2, 0, 999},  {"linspace", 1000, 2, 1, 0},
+        {"linspace", 10, 7, 3, 4},      {"leading", 1000, 7, 0, 853},   {"leading", 1000, 3, 0, 667},
+        {"leading", 1000, 999, 0, 999}, {"leading", 1000, 1, 0, 1},
     };
     for (int i = 0; i < COUNT(cases); i++) {
         char text[128];
@@ -147,11 +150,13 @@ static void a_ddim_folder_is_taken_at_its_word_and_absent_keys_are_the_class_def
     assert_int_equal(last.s.spacing, SPACING_LEADING);
     assert_int_equal(last.s.steps_offset, 0);
     assert_int_equal(last.s.prediction, PREDICT_EPSILON);
-    assert_true(last.s.clip_sample && last.s.clip_range == 1.0 && last.s.final_alpha == 1.0 && !last.s.zero_snr);
+    assert_true(last.s.clip_sample && last.s.clip_range == 1.0 && last.s.final_alpha == 1.0 &&
+                !last.s.zero_snr);
     assert_string_equal(last.s.betas, "linear");
     check_near(last.s.alpha_bar[0], 1 - 1e-4, 1e-15, "first alpha");
     check_near(last.s.alpha_bar[999], 4.0358e-5, 1e-9, "last alpha");
-    read_ok("'_class_name':'DDIMScheduler','set_alpha_to_one':false,'timestep_spacing':'trailing','unknown':[1]," SCALED,
+    read_ok("'_class_name':'DDIMScheduler','set_alpha_to_one':false,'timestep_spacing':'trailing','unknown':["
+            "1]," SCALED,
             NULL, NULL, true);
     assert_null(last.note);
     assert_int_equal(last.s.spacing, SPACING_TRAILING);
@@ -190,10 +195,18 @@ static void a_motion_adapter_on_a_pndm_folder_gets_ddim_with_linear_betas(void *
 static void other_classes_keep_betas_and_prediction_and_say_so(void **state)
 {
     (void)state;
-    static const char *const others[] = {"EulerAncestralDiscrete", "UniPCMultistep",      "DEISMultistep",
-                                         "LMSDiscrete",            "HeunDiscrete",        "KDPM2Discrete",
-                                         "KDPM2AncestralDiscrete", "DPMSolverSinglestep", "DPMSolverSDE",
-                                         "LCM",                    "TCD",                 "DDPM"};
+    static const char *const others[] = {"EulerAncestralDiscrete",
+                                         "UniPCMultistep",
+                                         "DEISMultistep",
+                                         "LMSDiscrete",
+                                         "HeunDiscrete",
+                                         "KDPM2Discrete",
+                                         "KDPM2AncestralDiscrete",
+                                         "DPMSolverSinglestep",
+                                         "DPMSolverSDE",
+                                         "LCM",
+                                         "TCD",
+                                         "DDPM"};
     for (int i = 0; i < COUNT(others); i++) {
         char text[512];
         snprintf(text, sizeof text,
@@ -201,7 +214,8 @@ static void other_classes_keep_betas_and_prediction_and_say_so(void **state)
                  "'timestep_spacing':'linspace','clip_sample':true,'use_karras_sigmas':true," SCALED,
                  others[i]);
         read_ok(text, NULL, NULL, true);
-        check(last.note && strstr(last.note, others[i]), "%s: note \"%s\"", others[i], last.note ? last.note : "");
+        check(last.note && strstr(last.note, others[i]), "%s: note \"%s\"", others[i],
+              last.note ? last.note : "");
         check(strstr(last.note, "trained on linear"), "%s: note \"%s\"", others[i], last.note);
         assert_string_equal(last.s.betas, "scaled_linear");
         assert_int_equal(last.s.prediction, PREDICT_V);
@@ -233,17 +247,20 @@ static void euler_and_dpm_folders_keep_their_spacing(void **state)
 static void betas_come_in_three_formulas_or_a_list(void **state)
 {
     (void)state;
-    read_ok("'_class_name':'DDIMScheduler','beta_schedule':'squaredcos_cap_v2','num_train_timesteps':5", NULL, NULL,
-            false);
+    read_ok("'_class_name':'DDIMScheduler','beta_schedule':'squaredcos_cap_v2','num_train_timesteps':5", NULL,
+            NULL, false);
     double product = 1, f0 = pow(cos(0.008 / 1.008 * M_PI / 2), 2);
     for (int t = 0; t < 4; t++)
-        check_near(last.s.alpha_bar[t], pow(cos(((t + 1) / 5.0 + 0.008) / 1.008 * M_PI / 2), 2) / f0, 1e-14, "cosine");
+        check_near(last.s.alpha_bar[t], pow(cos(((t + 1) / 5.0 + 0.008) / 1.008 * M_PI / 2), 2) / f0, 1e-14,
+                   "cosine");
     product = last.s.alpha_bar[3] * 0.001; /* the last beta is capped at 0.999 */
     check_near(last.s.alpha_bar[4], product, 1e-14, "capped");
-    read_ok("'_class_name':'DDIMScheduler','trained_betas':[0.1,0.2,0.5],'num_train_timesteps':3", NULL, NULL, false);
+    read_ok("'_class_name':'DDIMScheduler','trained_betas':[0.1,0.2,0.5],'num_train_timesteps':3", NULL, NULL,
+            false);
     assert_null(last.s.betas);
     check_near(last.s.alpha_bar[2], 0.9 * 0.8 * 0.5, 1e-15, "list");
-    read_ok("'_class_name':'DDIMScheduler','trained_betas':[0.1,0.2,0.5],'num_train_timesteps':3", "linear", NULL, false);
+    read_ok("'_class_name':'DDIMScheduler','trained_betas':[0.1,0.2,0.5],'num_train_timesteps':3", "linear",
+            NULL, false);
     check_near(last.s.alpha_bar[0], 1 - 1e-4, 1e-15, "a setting goes before the list");
     read_ok("'_class_name':'DDIMScheduler','num_train_timesteps':1", NULL, NULL, false);
     check_near(last.s.alpha_bar[0], 1 - 1e-4, 1e-15, "one timestep");
@@ -263,21 +280,23 @@ static void impossible_configs_are_refused_by_name(void **state)
         {"'_class_name':'DDIMScheduler','thresholding':true", GIMBAL_EMODEL, "thresholding"},
         {"'_class_name':'DDIMScheduler','num_train_timesteps':0", GIMBAL_EFORMAT, "num_train_timesteps"},
         {"'_class_name':'DDIMScheduler','num_train_timesteps':100001", GIMBAL_EFORMAT, "num_train_timesteps"},
-        {"'_class_name':'DDIMScheduler','num_train_timesteps':1,'rescale_betas_zero_snr':true", GIMBAL_EFORMAT,
-         "num_train_timesteps"},
+        {"'_class_name':'DDIMScheduler','num_train_timesteps':1,'rescale_betas_zero_snr':true",
+         GIMBAL_EFORMAT, "num_train_timesteps"},
         {"'_class_name':'DDIMScheduler','beta_start':0", GIMBAL_EFORMAT, "beta_start"},
         {"'_class_name':'DDIMScheduler','beta_end':1", GIMBAL_EFORMAT, "beta_end"},
         {"'_class_name':'DDIMScheduler','beta_end':'big'", GIMBAL_EFORMAT, "beta_end"},
         {"'_class_name':'DDIMScheduler','beta_schedule':'sigmoid'", GIMBAL_EFORMAT, "squaredcos_cap_v2"},
         {"'_class_name':'DDIMScheduler','prediction_type':'flow'", GIMBAL_EFORMAT, "v_prediction"},
-        {"'_class_name':'DDIMScheduler','timestep_spacing':'karras'", GIMBAL_EFORMAT, "leading, linspace, trailing"},
+        {"'_class_name':'DDIMScheduler','timestep_spacing':'karras'", GIMBAL_EFORMAT,
+         "leading, linspace, trailing"},
         {"'_class_name':'DDIMScheduler','steps_offset':-1", GIMBAL_EFORMAT, "steps_offset"},
         {"'_class_name':'DDIMScheduler','steps_offset':1000", GIMBAL_EFORMAT, "steps_offset"},
         {"'_class_name':'DDIMScheduler','clip_sample_range':0", GIMBAL_EFORMAT, "clip_sample_range"},
         {"'_class_name':'DDIMScheduler','trained_betas':[0.1]", GIMBAL_EFORMAT, "1 values"},
         {"'_class_name':'DDIMScheduler','trained_betas':[0.1,'x'],'num_train_timesteps':2", GIMBAL_EFORMAT,
          "trained_betas"},
-        {"'_class_name':'EulerDiscreteScheduler','timestep_type':'continuous'", GIMBAL_EMODEL, "timestep_type"},
+        {"'_class_name':'EulerDiscreteScheduler','timestep_type':'continuous'", GIMBAL_EMODEL,
+         "timestep_type"},
         {"'_class_name':'DPMSolverMultistepScheduler','algorithm_type':'sde-dpmsolver++'", GIMBAL_EMODEL,
          "algorithm_type"},
         {"'_class_name':'UniPCMultistepScheduler','use_flow_sigmas':true", GIMBAL_EMODEL, "use_flow_sigmas"},
@@ -286,8 +305,10 @@ static void impossible_configs_are_refused_by_name(void **state)
     gimbal_error err = {0};
     for (int i = 0; i < COUNT(cases); i++)
         check_fails(read_config(cases[i].text, NULL, NULL, false, &err), cases[i].code, err, cases[i].says);
-    check_fails(read_config("'_class_name':'DDIMScheduler'", "cosine", NULL, false, &err), GIMBAL_EUSAGE, err, "betas");
-    check_fails(read_config("'_class_name':'DDIMScheduler'", NULL, "even", false, &err), GIMBAL_EUSAGE, err, "spacing");
+    check_fails(read_config("'_class_name':'DDIMScheduler'", "cosine", NULL, false, &err), GIMBAL_EUSAGE, err,
+                "betas");
+    check_fails(read_config("'_class_name':'DDIMScheduler'", NULL, "even", false, &err), GIMBAL_EUSAGE, err,
+                "spacing");
 }
 
 static void impossible_step_counts_are_refused(void **state)
@@ -313,13 +334,16 @@ static void predictions_split_into_the_clip_and_the_noise_they_were_made_of(void
             float x[3], raw[3], clean[3], noise[3];
             for (int i = 0; i < 3; i++) {
                 x[i] = (float)(a * x0[i] + s * eps[i]);
-                raw[i] = p == PREDICT_EPSILON ? eps[i] : p == PREDICT_SAMPLE ? x0[i] : (float)(a * eps[i] - s * x0[i]);
+                raw[i] = p == PREDICT_EPSILON  ? eps[i]
+                         : p == PREDICT_SAMPLE ? x0[i]
+                                               : (float)(a * eps[i] - s * x0[i]);
             }
             last.s.prediction = (Prediction)p, last.s.clip_sample = clip;
             predict_x0_eps(&last.s, t, 3, x, raw, clean, noise);
             for (int i = 0; i < 3; i++) {
                 check_near(clean[i], clip ? fmin(fmax(x0[i], -1), 1) : x0[i], 2e-6, "prediction %d, x0", p);
-                check_near(noise[i], eps[i], 2e-6, "prediction %d, eps is not re-derived from a clipped x0", p);
+                check_near(noise[i], eps[i], 2e-6, "prediction %d, eps is not re-derived from a clipped x0",
+                           p);
             }
             raw[0] = NAN;
             predict_x0_eps(&last.s, t, 1, x, raw, clean, noise);
@@ -328,8 +352,8 @@ static void predictions_split_into_the_clip_and_the_noise_they_were_made_of(void
     arena_free(&last.keep);
 }
 
-TESTS(alphas_are_those_of_diffusers, timesteps_and_coefficients_are_those_of_diffusers, spacings_round_as_numpy_does,
-      a_ddim_folder_is_taken_at_its_word_and_absent_keys_are_the_class_defaults,
+TESTS(alphas_are_those_of_diffusers, timesteps_and_coefficients_are_those_of_diffusers,
+      spacings_round_as_numpy_does, a_ddim_folder_is_taken_at_its_word_and_absent_keys_are_the_class_defaults,
       a_motion_adapter_on_a_pndm_folder_gets_ddim_with_linear_betas,
       other_classes_keep_betas_and_prediction_and_say_so, euler_and_dpm_folders_keep_their_spacing,
       betas_come_in_three_formulas_or_a_list, impossible_configs_are_refused_by_name,

@@ -1,8 +1,8 @@
 /* cost.c: gimbal_predict: what a run will take, known before it starts.
  *
- * The networks are planned (no tensor is allocated, no weight read) and a few of their own operators are timed for about a
- * second. Then
- *     seconds = texts * encoder + calls * U-Net + chunks * VAE          memory = work + packs + arrays + what is there
+ * The networks are planned (no tensor is allocated, no weight read) and a few of their own operators are
+ * timed for about a second. Then seconds = texts * encoder + calls * U-Net + chunks * VAE          memory =
+ * work + packs + arrays + what is there
  *
  * Knows plans and the re-initialiser's count of passes. Refuses to know what the passes do. */
 #include "diffusion/engine.h"
@@ -10,8 +10,8 @@
 /* Seconds of timing for each network: the U-Net is nearly all of a run. */
 static const double text_budget = 0.1, unet_budget = 0.9, vae_budget = 0.4;
 
-/* Anonymous memory beside tensors, packs and arrays, measured (see bench/NOTES.md): oneDNN's compiled kernels and its
- * cache, and for each thread a stack and a heap of its own. */
+/* Anonymous memory beside tensors, packs and arrays, measured (see bench/NOTES.md): oneDNN's compiled kernels
+ * and its cache, and for each thread a stack and a heap of its own. */
 static const uint64_t code_bytes = 24u << 20, thread_bytes = 1u << 20;
 
 static int decode_calls(const Plans *p, const Run *run)

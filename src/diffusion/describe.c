@@ -1,12 +1,13 @@
-/* describe.c: gimbal_describe: what a path is, as JSON: a model folder, a motion adapter or another network's folder, a
- * safetensors file.
+/* describe.c: gimbal_describe: what a path is, as JSON: a model folder, a motion adapter or another network's
+ * folder, a safetensors file.
  *
- * Works on damaged folders too: each part is looked at by itself and says what is wrong with it under "error"; whether the
- * whole would run is asked of gimbal_open and stands under "usable". An error comes back only when nothing can be said.
- * Values that memory does not suffice for are left out.
+ * Works on damaged folders too: each part is looked at by itself and says what is wrong with it under
+ * "error"; whether the whole would run is asked of gimbal_open and stands under "usable". An error comes back
+ * only when nothing can be said. Values that memory does not suffice for are left out.
  *
- *     {"kind": "model", "path": .., "usable": true, "family": .., "identity": .., "notes": [..], "defaults": {..},
- *      "parts": {"unet": {"file": .., "bytes": .., "tensors": .., "parameters": .., "types": {"F16": 686}, "config": {..}}}} */
+ *     {"kind": "model", "path": .., "usable": true, "family": .., "identity": .., "notes": [..], "defaults":
+ * {..}, "parts": {"unet": {"file": .., "bytes": .., "tensors": .., "parameters": .., "types": {"F16": 686},
+ * "config": {..}}}} */
 #include "diffusion/engine.h"
 
 #include <string.h>
@@ -33,7 +34,8 @@ static void put_error(json_t *object, const gimbal_error *err)
         put(object, "hint", text_json(err->hint));
 }
 
-/* ---- weights ------------------------------------------------------------------------------------------------------ */
+/* ---- weights
+ * ------------------------------------------------------------------------------------------------------ */
 
 static int64_t elements(const StEntry *entry)
 {
@@ -70,26 +72,31 @@ static json_t *tensors_json(const WeightSet *set)
         json_t *shape = json_array();
         for (int k = 0; k < entry->nd; k++)
             json_array_append_new(shape, json_integer(entry->n[k]));
-        json_array_append_new(list, json_pack("{s:o, s:s, s:o}", "name", text_json(entry->name), "type", entry->spelling, "shape",
-                                              shape));
+        json_array_append_new(list, json_pack("{s:o, s:s, s:o}", "name", text_json(entry->name), "type",
+                                              entry->spelling, "shape", shape));
     }
     return list;
 }
 
-/* ---- parts ------------------------------------------------------------------------------------------------------------ */
+/* ---- parts
+ * ------------------------------------------------------------------------------------------------------------
+ */
 
 /* What of a config is worth reading. */
 static const char *const config_keys[PART_COUNT][NAMES] = {
-    [PART_UNET] = {"_class_name", "block_out_channels", "layers_per_block", "attention_head_dim", "cross_attention_dim",
-                   "in_channels", "out_channels", "sample_size", "use_linear_projection"},
-    [PART_MOTION] = {"_class_name", "block_out_channels", "motion_layers_per_block", "motion_num_attention_heads",
-                     "motion_max_seq_length", "use_motion_mid_block"},
-    [PART_VAE] = {"_class_name", "block_out_channels", "layers_per_block", "latent_channels", "scaling_factor"},
-    [PART_TEXT] = {"architectures", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "hidden_act",
-                   "max_position_embeddings", "vocab_size"},
+    [PART_UNET] = {"_class_name", "block_out_channels", "layers_per_block", "attention_head_dim",
+                   "cross_attention_dim", "in_channels", "out_channels", "sample_size",
+                   "use_linear_projection"},
+    [PART_MOTION] = {"_class_name", "block_out_channels", "motion_layers_per_block",
+                     "motion_num_attention_heads", "motion_max_seq_length", "use_motion_mid_block"},
+    [PART_VAE] = {"_class_name", "block_out_channels", "layers_per_block", "latent_channels",
+                  "scaling_factor"},
+    [PART_TEXT] = {"architectures", "hidden_size", "num_hidden_layers", "num_attention_heads",
+                   "intermediate_size", "hidden_act", "max_position_embeddings", "vocab_size"},
     [PART_TOKENIZER] = {"tokenizer_class", "model_max_length"},
-    [PART_SCHEDULER] = {"_class_name", "beta_schedule", "beta_start", "beta_end", "num_train_timesteps", "prediction_type",
-                        "timestep_spacing", "steps_offset", "set_alpha_to_one", "clip_sample", "rescale_betas_zero_snr"},
+    [PART_SCHEDULER] = {"_class_name", "beta_schedule", "beta_start", "beta_end", "num_train_timesteps",
+                        "prediction_type", "timestep_spacing", "steps_offset", "set_alpha_to_one",
+                        "clip_sample", "rescale_betas_zero_snr"},
 };
 
 static json_t *config_json(const json_t *config, PartKind kind)
@@ -141,7 +148,9 @@ static void close_parts(Part part[PART_COUNT])
     }
 }
 
-/* ---- a model ------------------------------------------------------------------------------------------------------------ */
+/* ---- a model
+ * ------------------------------------------------------------------------------------------------------------
+ */
 
 /* What only an opened model knows. */
 static void put_engine(json_t *out, const gimbal_engine *e)
@@ -157,8 +166,8 @@ static void put_engine(json_t *out, const gimbal_engine *e)
     put(out, "max_frames", json_integer(e->shape.max_frames));
     put(out, "context_width", json_integer(e->shape.context));
     put(out, "defaults",
-        json_pack("{s:i, s:i, s:i, s:i, s:f, s:s?, s:s?}", "frames", s.frames, "width", s.width, "height", s.height, "steps",
-                  s.steps, "cfg", s.cfg, "betas", s.betas, "spacing", s.spacing));
+        json_pack("{s:i, s:i, s:i, s:i, s:f, s:s?, s:s?}", "frames", s.frames, "width", s.width, "height",
+                  s.height, "steps", s.steps, "cfg", s.cfg, "betas", s.betas, "spacing", s.spacing));
 }
 
 static json_t *model_json(const char *path, const char *folder)
@@ -169,7 +178,8 @@ static json_t *model_json(const char *path, const char *folder)
     gimbal_engine *e;
     bool sound = true;
     char identity[65];
-    json_t *out = json_pack("{s:s, s:o}", "kind", "model", "path", text_json(path)), *parts = parts_json(part, folder, &keep, &sound);
+    json_t *out = json_pack("{s:s, s:o}", "kind", "model", "path", text_json(path)),
+           *parts = parts_json(part, folder, &keep, &sound);
     const FolderConfigs configs = {.unet = part[PART_UNET].config, .unet_where = part[PART_UNET].where};
     const Family *family;
     if (configs.unet && !family_find(&family, &configs, NULL))
@@ -189,12 +199,13 @@ static json_t *model_json(const char *path, const char *folder)
     return out;
 }
 
-/* ---- one network, one file -------------------------------------------------------------------------------------------------- */
+/* ---- one network, one file
+ * -------------------------------------------------------------------------------------------------- */
 
 static PartKind kind_of(const json_t *config)
 {
-    static const char *const classes[PART_COUNT] = {[PART_UNET] = "UNet2DConditionModel", [PART_MOTION] = "MotionAdapter",
-                                                    [PART_VAE] = "AutoencoderKL"};
+    static const char *const classes[PART_COUNT] = {
+        [PART_UNET] = "UNet2DConditionModel", [PART_MOTION] = "MotionAdapter", [PART_VAE] = "AutoencoderKL"};
     const char *name = json_string_value(json_object_get(config, "_class_name"));
     for (PartKind kind = 0; kind < PART_COUNT; kind++)
         if (name && classes[kind] && !strcmp(name, classes[kind]))
@@ -255,7 +266,9 @@ static int weights_json(const char *path, json_t **out, gimbal_error *err)
     return GIMBAL_OK;
 }
 
-/* ---- the path ------------------------------------------------------------------------------------------------------------------ */
+/* ---- the path
+ * ------------------------------------------------------------------------------------------------------------------
+ */
 
 static int describe(const char *path, json_t **out, gimbal_error *err)
 {

@@ -1,9 +1,10 @@
-/* engine.c: gimbal_open: a model folder becomes networks with weights bound, and everything about them is checked once.
+/* engine.c: gimbal_open: a model folder becomes networks with weights bound, and everything about them is
+ * checked once.
  *
- * Order: find the parts (cheap, names what is missing), read configs, ask the family for the U-Net's numbers, build, bind
- * strictly, then compare the parts with each other: they were often downloaded from different places. Weight files are
- * mapped; no weight is read. The engine does not change afterwards (packed weights are the backends' own, and locked), so
- * threads may share it.
+ * Order: find the parts (cheap, names what is missing), read configs, ask the family for the U-Net's numbers,
+ * build, bind strictly, then compare the parts with each other: they were often downloaded from different
+ * places. Weight files are mapped; no weight is read. The engine does not change afterwards (packed weights
+ * are the backends' own, and locked), so threads may share it.
  *
  * Knows parts and families by their tables. Refuses to know runs, seeds and samplers. */
 #include "diffusion/engine.h"
@@ -11,7 +12,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* ---- configs --------------------------------------------------------------------------------------------------- */
+/* ---- configs
+ * --------------------------------------------------------------------------------------------------- */
 
 static int read_part(gimbal_engine *e, PartKind kind, const char *folder, gimbal_error *err)
 {
@@ -46,11 +48,13 @@ static int read_configs(gimbal_engine *e, const char *motion, gimbal_error *err)
     return read_motion(e, folder, motion, err);
 }
 
-/* ---- family and networks ------------------------------------------------------------------------------------------ */
+/* ---- family and networks
+ * ------------------------------------------------------------------------------------------ */
 
 static int find_family(gimbal_engine *e, gimbal_error *err)
 {
-    const Part *unet = &e->part[PART_UNET], *motion = &e->part[PART_MOTION], *scheduler = &e->part[PART_SCHEDULER];
+    const Part *unet = &e->part[PART_UNET], *motion = &e->part[PART_MOTION],
+               *scheduler = &e->part[PART_SCHEDULER];
     const FolderConfigs configs = {
         .unet = unet->config,
         .motion = motion->config,
@@ -61,11 +65,13 @@ static int find_family(gimbal_engine *e, gimbal_error *err)
     };
     TRY(family_find(&e->family, &configs, err));
     if (e->family->needs_motion && !motion->dir)
-        return fail_hint(err, GIMBAL_EMODEL,
-                         "--motion wants the folder of a motion adapter (config.json and one weight file, diffusers layout), "
-                         "or its .safetensors file",
-                         "%s: this %s model needs a motion adapter; none was given and the folder has no motion_adapter/",
-                         e->model, e->family->name);
+        return fail_hint(
+            err, GIMBAL_EMODEL,
+            "--motion wants the folder of a motion adapter (config.json and one weight file, diffusers "
+            "layout), "
+            "or its .safetensors file",
+            "%s: this %s model needs a motion adapter; none was given and the folder has no motion_adapter/",
+            e->model, e->family->name);
     return e->family->shape(&configs, &e->shape, &e->run, err);
 }
 
@@ -85,7 +91,8 @@ static int build(gimbal_engine *e, gimbal_error *err)
     TRY(vae_build(&e->vae, &e->keep, part[PART_VAE].config, part[PART_VAE].where, err));
     TRY(bind_weights(part[PART_UNET].weights, "", unet_params, e->unet, e->family->unet_ignore, NULL, err));
     if (part[PART_MOTION].weights)
-        TRY(bind_weights(part[PART_MOTION].weights, "", unet_motion_params, e->unet, e->family->motion_ignore, NULL, err));
+        TRY(bind_weights(part[PART_MOTION].weights, "", unet_motion_params, e->unet, e->family->motion_ignore,
+                         NULL, err));
     TRY(bind_weights(part[PART_VAE].weights, "", vae_params, e->vae, vae_ignore, old_diffusers_names, err));
     return bind_weights(part[PART_TEXT].weights, "", clip_params, e->clip, clip_ignore, NULL, err);
 }
@@ -100,31 +107,35 @@ static int check_parts(const gimbal_engine *e, gimbal_error *err)
                          "%s has %d token ids, the table of %s only %d rows", part[PART_TOKENIZER].dir, words,
                          part[PART_TEXT].where, rows);
     if (clip_positions(e->clip) != TOKENS)
-        return fail(err, GIMBAL_EMODEL, "%s: max_position_embeddings is %d, expected %d", part[PART_TEXT].where,
-                    clip_positions(e->clip), TOKENS);
+        return fail(err, GIMBAL_EMODEL, "%s: max_position_embeddings is %d, expected %d",
+                    part[PART_TEXT].where, clip_positions(e->clip), TOKENS);
     if (clip_width(e->clip) != e->shape.context)
         return fail_hint(err, GIMBAL_EMODEL, "take unet/ and text_encoder/ from the same model",
                          "%s: cross_attention_dim is %d, but the text encoder gives %d (hidden_size in %s)",
                          part[PART_UNET].where, e->shape.context, clip_width(e->clip), part[PART_TEXT].where);
     if (e->shape.in != e->shape.out || e->shape.in != vae_channels(e->vae))
-        return fail_hint(err, GIMBAL_EMODEL,
-                         "models for inpainting, depth or editing have more input channels; they are not supported",
-                         "%s: in_channels is %d and out_channels %d, expected the VAE's latent_channels, %d", part[PART_UNET].where,
-                         e->shape.in, e->shape.out, vae_channels(e->vae));
+        return fail_hint(
+            err, GIMBAL_EMODEL,
+            "models for inpainting, depth or editing have more input channels; they are not supported",
+            "%s: in_channels is %d and out_channels %d, expected the VAE's latent_channels, %d",
+            part[PART_UNET].where, e->shape.in, e->shape.out, vae_channels(e->vae));
     return GIMBAL_OK;
 }
 
-/* ---- schedule ------------------------------------------------------------------------------------------------------- */
+/* ---- schedule
+ * ------------------------------------------------------------------------------------------------------- */
 
-int engine_schedule(const gimbal_engine *e, const char *betas, const char *spacing, Schedule *out, const char **note,
-                    Arena *keep, gimbal_error *err)
+int engine_schedule(const gimbal_engine *e, const char *betas, const char *spacing, Schedule *out,
+                    const char **note, Arena *keep, gimbal_error *err)
 {
     const Part *part = &e->part[PART_SCHEDULER];
     *note = NULL;
-    return schedule_read(out, part->config, part->where, betas, spacing, e->part[PART_MOTION].dir != NULL, keep, note, err);
+    return schedule_read(out, part->config, part->where, betas, spacing, e->part[PART_MOTION].dir != NULL,
+                         keep, note, err);
 }
 
-/* The model's own betas and spacing under the names that settings have; other betas have none and stay NULL. */
+/* The model's own betas and spacing under the names that settings have; other betas have none and stay NULL.
+ */
 static int name_schedule(gimbal_engine *e, gimbal_error *err)
 {
     static const char *const betas[] = {"linear", "scaled_linear"};
@@ -143,7 +154,9 @@ static int name_schedule(gimbal_engine *e, gimbal_error *err)
     return GIMBAL_OK;
 }
 
-/* ---- identity --------------------------------------------------------------------------------------------------------- */
+/* ---- identity
+ * ---------------------------------------------------------------------------------------------------------
+ */
 
 /* A file by its name inside the part; one that is not there counts as such. */
 static int hash_file(Sha256 *sha, const char *dir, const char *name, gimbal_error *err)
@@ -188,7 +201,8 @@ int parts_identity(const Part part[PART_COUNT], char hex[65], gimbal_error *err)
     return code;
 }
 
-/* ---- open and close ------------------------------------------------------------------------------------------------------ */
+/* ---- open and close
+ * ------------------------------------------------------------------------------------------------------ */
 
 static int open_engine(gimbal_engine *e, const char *motion, gimbal_error *err)
 {
@@ -211,7 +225,8 @@ int gimbal_open(gimbal_engine **out, const char *model, const char *motion, gimb
     e->model = arena_printf(&e->keep, "%s", model ? model : "");
     e->motion = motion ? arena_printf(&e->keep, "%s", motion) : NULL;
     const bool named = e->model && (e->motion || !motion);
-    const int code = named ? open_engine(e, motion, err) : fail(err, GIMBAL_ENOMEM, "no memory for the model's path");
+    const int code =
+        named ? open_engine(e, motion, err) : fail(err, GIMBAL_ENOMEM, "no memory for the model's path");
     if (code)
         gimbal_close(e);
     else
@@ -251,7 +266,9 @@ void gimbal_close(gimbal_engine *e)
     free(e); /* the engine itself is not in its arena: it holds it */
 }
 
-/* ---- questions --------------------------------------------------------------------------------------------------------------- */
+/* ---- questions
+ * ---------------------------------------------------------------------------------------------------------------
+ */
 
 const char *gimbal_note(const gimbal_engine *e, int i)
 {
@@ -278,7 +295,8 @@ int gimbal_context_width(const gimbal_engine *e)
     return e->shape.context;
 }
 
-int gimbal_tokenize(const gimbal_engine *e, const char *text, int32_t ids[77], int *truncated, gimbal_error *err)
+int gimbal_tokenize(const gimbal_engine *e, const char *text, int32_t ids[77], int *truncated,
+                    gimbal_error *err)
 {
     int dropped = 0;
     TRY(tokenize(e->tokenizer, text ? text : "", ids, TOKENS, &dropped, err));

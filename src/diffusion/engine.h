@@ -1,4 +1,5 @@
-/* engine.h: the inside of the public API: what an opened model and a run are made of. Private to src/diffusion.
+/* engine.h: the inside of the public API: what an opened model and a run are made of. Private to
+ * src/diffusion.
  *
  *   locate.c    paths: where each part lies, what is there instead
  *   engine.c    gimbal_open: parts -> networks with bound weights
@@ -15,9 +16,18 @@
 
 enum { TOKENS = 77 }; /* of the CLIP text encoders' context */
 
-/* ---- parts on disk: locate.c ------------------------------------------------------------------------------ */
+/* ---- parts on disk: locate.c ------------------------------------------------------------------------------
+ */
 
-typedef enum { PART_UNET, PART_MOTION, PART_VAE, PART_TEXT, PART_TOKENIZER, PART_SCHEDULER, PART_COUNT } PartKind;
+typedef enum {
+    PART_UNET,
+    PART_MOTION,
+    PART_VAE,
+    PART_TEXT,
+    PART_TOKENIZER,
+    PART_SCHEDULER,
+    PART_COUNT
+} PartKind;
 
 /* One part of a model: its folder, its config and, for networks, its weights. */
 typedef struct {
@@ -34,11 +44,13 @@ bool part_has_weights(PartKind);
 
 /* Fills dir, where and weight of a part of the model folder; EMODEL when its config is not there. */
 int locate_part(Part *, PartKind, const char *model, Arena *keep, gimbal_error *err);
-/* The folder and the weights (folder or file) of the motion adapter. `given`: the argument, or NULL. Without one, and
- * without MODEL/motion_adapter, dir[0] is 0. */
-int locate_motion(const char *model, const char *given, char dir[PATH_ROOM], char weights[PATH_ROOM], gimbal_error *err);
+/* The folder and the weights (folder or file) of the motion adapter. `given`: the argument, or NULL. Without
+ * one, and without MODEL/motion_adapter, dir[0] is 0. */
+int locate_motion(const char *model, const char *given, char dir[PATH_ROOM], char weights[PATH_ROOM],
+                  gimbal_error *err);
 
-/* ---- an opened model: engine.c ------------------------------------------------------------------------------ */
+/* ---- an opened model: engine.c
+ * ------------------------------------------------------------------------------ */
 
 enum { MAX_NOTES = 8 };
 struct gimbal_engine {
@@ -62,10 +74,11 @@ struct gimbal_engine {
 /* SHA-256 over the parts' configs and weight headers; parts that are absent count as such. */
 int parts_identity(const Part part[PART_COUNT], char hex[65], gimbal_error *err);
 /* The schedule under the settings' betas and spacing (NULL: the model's own). */
-int engine_schedule(const gimbal_engine *, const char *betas, const char *spacing, Schedule *, const char **note,
-                    Arena *keep, gimbal_error *err);
+int engine_schedule(const gimbal_engine *, const char *betas, const char *spacing, Schedule *,
+                    const char **note, Arena *keep, gimbal_error *err);
 
-/* ---- settings against a model: settings.c ---------------------------------------------------------------------- */
+/* ---- settings against a model: settings.c
+ * ---------------------------------------------------------------------- */
 
 /* What a run is, before any memory: settings with every field filled, plug-ins parsed, passes counted. */
 typedef struct {
@@ -93,7 +106,8 @@ static inline int pass_on(const gimbal_error *from, gimbal_error *to)
     return from == to ? code : fail_hint(to, code, from->hint, "%s", from->msg);
 }
 
-/* ---- one U-Net call for a clip: guide.c -------------------------------------------------------------------------- */
+/* ---- one U-Net call for a clip: guide.c
+ * -------------------------------------------------------------------------- */
 
 typedef struct {
     Cx *cx;
@@ -102,14 +116,15 @@ typedef struct {
     gimbal_shape shape;
     int batch, time_width, context_width;
     double cfg;
-    float *context; /* [batch,77,D]: negative, prompt */
+    float *context;  /* [batch,77,D]: negative, prompt */
     float *x, *time; /* [batch*F,h,w,C], [batch,time_width] */
 } Guide;
 /* Plans the call; the arrays may still be NULL. NULL on error (in cx->err). */
 Plan *guide_plan(Guide *);
 Denoise guide_denoise(Guide *);
 
-/* ---- the three networks, planned: plans.c -------------------------------------------------------------------------- */
+/* ---- the three networks, planned: plans.c
+ * -------------------------------------------------------------------------- */
 
 /* One memory serves the text encoder, then the U-Net, then the VAE. */
 typedef struct {
@@ -133,13 +148,15 @@ int plans_memory(Plans *, gimbal_error *err);
 void plans_clear(Plans *);
 /* ids [77] -> context [77,D]. */
 int plans_text(Plans *, const int32_t *ids, float *context, gimbal_error *err);
-/* z [f,h,w,C] of the planned chunk, divided by the scaling factor -> pictures [f,H,W,3], valid until the next call. */
+/* z [f,h,w,C] of the planned chunk, divided by the scaling factor -> pictures [f,H,W,3], valid until the next
+ * call. */
 int plans_picture(Plans *, const float *z, const float **pictures, gimbal_error *err);
 size_t plans_work_bytes(const Plans *);
 size_t plans_pack_bytes(const Plans *);
 void plans_free(Plans *);
 
-/* ---- a run: session.c -------------------------------------------------------------------------------------------------- */
+/* ---- a run: session.c
+ * -------------------------------------------------------------------------------------------------- */
 
 struct gimbal_session {
     gimbal_engine *engine;

@@ -2,9 +2,9 @@
  *
  *     raw = e(x, negative) + cfg (e(x, prompt) - e(x, negative))        Ho and Salimans, 2022
  *
- * Both halves are one call of 2F frames, rows [negative, prompt], so that every weight is read once. At cfg <= 1 the
- * batch is one and the negative prompt is not evaluated, as diffusers does.
- * Host arrays are [C,F,h,w]; the network wants rows [B*F,h,w,C].
+ * Both halves are one call of 2F frames, rows [negative, prompt], so that every weight is read once. At cfg
+ * <= 1 the batch is one and the negative prompt is not evaluated, as diffusers does. Host arrays are
+ * [C,F,h,w]; the network wants rows [B*F,h,w,C].
  *
  * Knows layouts and guidance. Refuses to know timesteps' order, samplers and noise. */
 #include "diffusion/engine.h"
@@ -52,8 +52,9 @@ static int predict(void *self, const float *x, gimbal_shape shape, double t, flo
     Guide *g = self;
     const gimbal_shape s = g->shape;
     if (shape.c != s.c || shape.f != s.f || shape.h != s.h || shape.w != s.w)
-        return fail(err, GIMBAL_EMODEL, "the network was planned for latents [%d,%d,%d,%d], asked for [%d,%d,%d,%d]", s.c, s.f, s.h,
-                    s.w, shape.c, shape.f, shape.h, shape.w);
+        return fail(err, GIMBAL_EMODEL,
+                    "the network was planned for latents [%d,%d,%d,%d], asked for [%d,%d,%d,%d]", s.c, s.f,
+                    s.h, s.w, shape.c, shape.f, shape.h, shape.w);
     const size_t half = shape_count(s);
     for (int b = 0; b < g->batch; b++) {
         to_rows(x, s, g->x + (size_t)b * half);

@@ -1,9 +1,11 @@
-/* locate.c: where the parts of a model lie: unet/, vae/, ... inside the folder, and the motion adapter beside or inside it.
+/* locate.c: where the parts of a model lie: unet/, vae/, ... inside the folder, and the motion adapter beside
+ * or inside it.
  *
- * An adapter comes as a folder, as a weight file with its config.json beside it, or as MODEL/motion_adapter. Downloads are
- * cut short and folders are given one level too high or low: every error says what is there.
+ * An adapter comes as a folder, as a weight file with its config.json beside it, or as MODEL/motion_adapter.
+ * Downloads are cut short and folders are given one level too high or low: every error says what is there.
  *
- * Knows paths and names of files (the folder itself is found by io/folder.c). Refuses to know what configs mean. */
+ * Knows paths and names of files (the folder itself is found by io/folder.c). Refuses to know what configs
+ * mean. */
 #include "diffusion/engine.h"
 
 #include <dirent.h>
@@ -78,8 +80,10 @@ int locate_part(Part *part, PartKind kind, const char *model, Arena *keep, gimba
     const bool there = is_folder(dir);
     folder_names(there ? dir : model, names, sizeof names);
     return fail_hint(err, GIMBAL_EMODEL,
-                     "a model folder has unet/, vae/, text_encoder/, tokenizer/ and scheduler/; was the download cut short?",
-                     "%s: no %s in it, only %s", there ? dir : model, there ? part_config(kind) : part_name(kind), names);
+                     "a model folder has unet/, vae/, text_encoder/, tokenizer/ and scheduler/; was the "
+                     "download cut short?",
+                     "%s: no %s in it, only %s", there ? dir : model,
+                     there ? part_config(kind) : part_name(kind), names);
 }
 
 /* What a lone weight file is, when no config.json lies beside it. */
@@ -88,9 +92,10 @@ static int lone_file(const char *path, gimbal_error *err)
     SafeTensors *st;
     TRY(st_open(&st, path, err));
     const char *what = st_count(st) ? foreign_spelling(st_entry(st, 0)->name) : NULL;
-    const int code = fail_hint(err, GIMBAL_EMODEL,
-                               what ? what : "a motion adapter in diffusers layout is config.json and one weight file",
-                               "%s: no config.json beside it", path);
+    const int code =
+        fail_hint(err, GIMBAL_EMODEL,
+                  what ? what : "a motion adapter in diffusers layout is config.json and one weight file",
+                  "%s: no config.json beside it", path);
     st_close(st);
     return code;
 }
@@ -100,7 +105,8 @@ static int motion_file(const char *path, char dir[PATH_ROOM], char weights[PATH_
     char config[PATH_ROOM];
     const char *slash = strrchr(path, '/');
     if (strlen(path) >= PATH_ROOM)
-        return fail(err, GIMBAL_EUSAGE, "the adapter's path has %zu bytes, at most %d are possible", strlen(path), PATH_ROOM - 1);
+        return fail(err, GIMBAL_EUSAGE, "the adapter's path has %zu bytes, at most %d are possible",
+                    strlen(path), PATH_ROOM - 1);
     snprintf(weights, PATH_ROOM, "%s", path);
     snprintf(dir, PATH_ROOM, "%.*s", slash ? (int)MAX(slash - path, 1) : 1, slash ? path : ".");
     TRY(path_join(config, dir, part_config(PART_MOTION), err));
@@ -118,19 +124,22 @@ static int motion_folder(const char *path, char dir[PATH_ROOM], char weights[PAT
     folder_names(dir, names, sizeof names);
     TRY(path_join(config, dir, "motion_adapter/config.json", err));
     return fail_hint(err, GIMBAL_EMODEL,
-                     is_file(config) ? "the adapter is one level down, in motion_adapter/"
-                                     : "a motion adapter in diffusers layout is config.json and one weight file",
+                     is_file(config)
+                         ? "the adapter is one level down, in motion_adapter/"
+                         : "a motion adapter in diffusers layout is config.json and one weight file",
                      "%s: no config.json in it, only %s", dir, names);
 }
 
-int locate_motion(const char *model, const char *given, char dir[PATH_ROOM], char weights[PATH_ROOM], gimbal_error *err)
+int locate_motion(const char *model, const char *given, char dir[PATH_ROOM], char weights[PATH_ROOM],
+                  gimbal_error *err)
 {
     if (given && is_file(given))
         return motion_file(given, dir, weights, err);
     if (given && is_folder(given))
         return motion_folder(given, dir, weights, err);
     if (given)
-        return fail_hint(err, GIMBAL_EIO, "--motion wants the folder of a motion adapter, or its .safetensors file",
+        return fail_hint(err, GIMBAL_EIO,
+                         "--motion wants the folder of a motion adapter, or its .safetensors file",
                          "%s: no such file or folder", given);
     TRY(path_join(dir, model, part_name(PART_MOTION), err));
     if (is_folder(dir)) {

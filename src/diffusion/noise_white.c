@@ -1,5 +1,5 @@
-/* noise_white.c: independent standard normal noise for every value of every frame; what diffusion models are
- * trained on, and the control for every other prior.
+/* noise_white.c: independent standard normal noise for every value of every frame; what diffusion models
+ * are trained on, and the control for every other prior.
  *
  *     eps[c,f,y,x] ~ N(0, 1)
  *

@@ -1,14 +1,17 @@
-/* pipeline.c: the driver: every pass of a re-initialiser's plan, every step of a pass, as arrays and a Denoise.
+/* pipeline.c: the driver: every pass of a re-initialiser's plan, every step of a pass, as arrays and a
+ * Denoise.
  *
  *     x = eps0                                  pass 1: given, or drawn
  *     for each pass:   x = reinit.start(eps0, last result, fresh noise)       from the second pass on
  *         for each t:  raw = net(x, t);  x = sampler.step(x, raw, noise)
  *
- * Random tensors are asked for in the order of the reference's one generator: initial noise, [step noise of pass 1],
- * fresh noise of pass 2, ... What the caller gives is not drawn. A run that was cancelled keeps its state: the next
- * driver_run goes on at the step whose network call was interrupted, and draws nothing a second time.
+ * Random tensors are asked for in the order of the reference's one generator: initial noise, [step noise
+ * of pass 1], fresh noise of pass 2, ... What the caller gives is not drawn. A run that was cancelled
+ * keeps its state: the next driver_run goes on at the step whose network call was interrupted, and draws
+ * nothing a second time.
  *
- * Knows registries' contracts and progress. Refuses to know models, text, files; x is [C,F,h,w], one clip. */
+ * Knows registries' contracts and progress. Refuses to know models, text, files; x is [C,F,h,w], one
+ * clip. */
 #include "diffusion/diffusion.h"
 
 #include <math.h>
@@ -21,7 +24,7 @@ struct DriverState {
     bool begun; /* x holds the start of `pass`, the sampler is prepared */
     Grid grid[MAX_PASSES];
     int calls, total_calls;
-    double elapsed, in_calls, in_first_call;      /* seconds: of all driver_runs, of network calls, of the first */
+    double elapsed, in_calls, in_first_call; /* seconds: of all driver_runs, of network calls, of the first */
     float *eps0, *x, *next, *raw, *x0, *injected; /* one allocation, at eps0 */
 };
 
@@ -51,7 +54,8 @@ static int prepare(const Driver *d, struct DriverState *state, gimbal_error *err
     Pass plan[MAX_PASSES];
     const char *why = d->reinit->refuses ? d->reinit->refuses(d->reinit_self, d->sampler->name) : NULL;
     if (why)
-        return fail(err, GIMBAL_EUSAGE, "%s cannot serve sampler %s: %s", d->reinit->name, d->sampler->name, why);
+        return fail(err, GIMBAL_EUSAGE, "%s cannot serve sampler %s: %s", d->reinit->name, d->sampler->name,
+                    why);
     state->passes = driver_passes(d, plan, MAX_PASSES);
     if (state->passes < 1)
         return fail(err, GIMBAL_EUSAGE, "%s plans no passes for %d steps", d->reinit->name, d->steps);
@@ -60,7 +64,8 @@ static int prepare(const Driver *d, struct DriverState *state, gimbal_error *err
         state->total_calls += state->grid[i].n;
     }
     const size_t n = shape_count(d->shape);
-    float **const arrays[] = {&state->eps0, &state->x, &state->next, &state->raw, &state->x0, &state->injected};
+    float **const arrays[] = {&state->eps0, &state->x,  &state->next,
+                              &state->raw,  &state->x0, &state->injected};
     float *memory = alloc_array(n * COUNT(arrays), sizeof(float));
     if (!memory)
         return fail(err, GIMBAL_ENOMEM, "no memory for %d clips of %zu latent values", COUNT(arrays), n);
@@ -69,7 +74,7 @@ static int prepare(const Driver *d, struct DriverState *state, gimbal_error *err
     return GIMBAL_OK;
 }
 
-/* ---- noise: given or drawn -------------------------------------------------------------------------------- */
+/* ---- noise: given or drawn -------------------------------------------------------------------------- */
 
 static int draw(Source source, DrawReq req, const char *what, float *out, gimbal_error *err)
 {
@@ -90,7 +95,7 @@ static int draw_fresh(void *self, const DrawReq *req, float *out)
     return GIMBAL_OK;
 }
 
-/* ---- passes --------------------------------------------------------------------------------------------------- */
+/* ---- passes ----------------------------------------------------------------------------------------- */
 
 static int cancelled(const Driver *d)
 {
@@ -100,8 +105,8 @@ static int cancelled(const Driver *d)
 static int stopped(const Driver *d, gimbal_error *err)
 {
     const struct DriverState *s = d->state;
-    return fail(err, GIMBAL_ECANCEL, "cancelled in pass %d of %d, after %d of %d network calls", MIN(s->pass + 1, s->passes),
-                s->passes, s->calls, s->total_calls);
+    return fail(err, GIMBAL_ECANCEL, "cancelled in pass %d of %d, after %d of %d network calls",
+                MIN(s->pass + 1, s->passes), s->passes, s->calls, s->total_calls);
 }
 
 /* x becomes the unit noise that the pass starts from; the sampler is made ready. */
@@ -126,14 +131,16 @@ static int begin_pass(Driver *d, gimbal_error *err)
         if (d->given)
             memcpy(s->eps0, d->given, bytes);
         else
-            TRY(draw(d->noise, (DrawReq){.why = DRAW_INIT, .shape = d->shape}, "initial noise", s->eps0, err));
+            TRY(draw(d->noise, (DrawReq){.why = DRAW_INIT, .shape = d->shape}, "initial noise", s->eps0,
+                     err));
         memcpy(s->x, s->eps0, bytes);
     }
     s->begun = true;
     return GIMBAL_OK;
 }
 
-/* One network call and one step: x at t[step] -> x at the next. s->step counts up only when x is replaced. */
+/* One network call and one step: x at t[step] -> x at the next. s->step counts up only when x is
+ * replaced. */
 static int one_step(Driver *d, gimbal_error *err)
 {
     struct DriverState *s = d->state;
@@ -154,10 +161,12 @@ static int one_step(Driver *d, gimbal_error *err)
     const int code = d->sampler->step(d->sampler_self, s->step, n, s->x, s->raw, injected, s->next,
                                       d->progress ? s->x0 : NULL);
     if (code)
-        return fail(err, code, "sampler %s failed in pass %d, step %d", d->sampler->name, s->pass + 1, s->step + 1);
+        return fail(err, code, "sampler %s failed in pass %d, step %d", d->sampler->name, s->pass + 1,
+                    s->step + 1);
     for (size_t i = 0; i < n; i++)
         if (!isfinite(s->next[i]))
-            return fail(err, GIMBAL_EVALUE, "latents are not finite after pass %d, step %d of %d, timestep %g", s->pass + 1,
+            return fail(err, GIMBAL_EVALUE,
+                        "latents are not finite after pass %d, step %d of %d, timestep %g", s->pass + 1,
                         s->step + 1, s->grid[s->pass].n, t);
     float *done = s->next;
     s->next = s->x, s->x = done;
@@ -165,9 +174,10 @@ static int one_step(Driver *d, gimbal_error *err)
     return GIMBAL_OK;
 }
 
-/* ---- progress --------------------------------------------------------------------------------------------------- */
+/* ---- progress --------------------------------------------------------------------------------------- */
 
-/* Seconds to go, from the mean of all calls but the first, which also prepares weights; < 0 while unknown. */
+/* Seconds to go, from the mean of all calls but the first, which also prepares weights; < 0 while
+ * unknown. */
 static double seconds_left(const struct DriverState *s)
 {
     const int left = s->total_calls - s->calls;
@@ -177,7 +187,8 @@ static double seconds_left(const struct DriverState *s)
 }
 
 /* `step` of pass `pass` (0-based) has ended; nonzero: stop. */
-static int report(const Driver *d, const char *stage, int pass, int step, double elapsed, const float *latents)
+static int report(const Driver *d, const char *stage, int pass, int step, double elapsed,
+                  const float *latents)
 {
     const struct DriverState *s = d->state;
     if (!d->progress)
@@ -196,7 +207,8 @@ static int report(const Driver *d, const char *stage, int pass, int step, double
     return d->progress(d->user, &p);
 }
 
-/* The passes that are left. The state is complete before every callback, so that any of them may stop the run. */
+/* The passes that are left. The state is complete before every callback, so that any of them may stop the
+ * run. */
 static int run(Driver *d, double since, gimbal_error *err)
 {
     struct DriverState *s = d->state;
@@ -225,7 +237,8 @@ int driver_run(Driver *d, float *latents, gimbal_error *err)
     const double since = seconds_now();
     if (!d->state) {
         struct DriverState *state = calloc(1, sizeof *state);
-        const int code = state ? prepare(d, state, err) : fail(err, GIMBAL_ENOMEM, "no memory for a run's state");
+        const int code =
+            state ? prepare(d, state, err) : fail(err, GIMBAL_ENOMEM, "no memory for a run's state");
         if (code) {
             state_free(state);
             return code;

@@ -1,9 +1,9 @@
 /* plans.c: the three networks of a run, planned before anything is allocated, and the one memory they share.
  *
- * The text encoder, the U-Net and the VAE never run at the same time, so the work memory is the largest of the three
- * plans, not their sum. It is mapped once: pages that no network touches cost nothing.
- * The VAE decodes a few frames a call: as many as make about 128 x 128 x 8 pixels, by the picture's size alone, so that
- * neither threads nor free memory change what comes out.
+ * The text encoder, the U-Net and the VAE never run at the same time, so the work memory is the largest of
+ * the three plans, not their sum. It is mapped once: pages that no network touches cost nothing. The VAE
+ * decodes a few frames a call: as many as make about 128 x 128 x 8 pixels, by the picture's size alone, so
+ * that neither threads nor free memory change what comes out.
  *
  * Knows sizes and the networks' entry points. Refuses to know prompts, samplers and passes. */
 #include "diffusion/engine.h"
@@ -15,7 +15,8 @@
 
 enum { DECODE_PIXELS = 128 * 128 * 8, DECODE_FRAMES = 8 };
 
-/* ---- planning ----------------------------------------------------------------------------------------------------- */
+/* ---- planning
+ * ----------------------------------------------------------------------------------------------------- */
 
 /* Frames of one VAE call: F frames in as few calls as the limit allows, evenly, so that little is padded. */
 static int decode_frames(int frames, int64_t pixels)
@@ -61,13 +62,14 @@ static int plan_text(Plans *p, gimbal_error *err)
     return p->text ? GIMBAL_OK : pass_on(&p->err, err);
 }
 
-/* Arrays beside the plans: the guide's, the driver's and sampler's (about ten clips), complex FFT buffers of one channel
- * for three clips, the picture being handed over. */
+/* Arrays beside the plans: the guide's, the driver's and sampler's (about ten clips), complex FFT buffers of
+ * one channel for three clips, the picture being handed over. */
 static uint64_t host_bytes(const Run *run)
 {
     const uint64_t clip = shape_count(run->shape), channel = clip / (uint64_t)run->shape.c;
     const uint64_t given = run->s.latents ? 0 : clip;
-    return sizeof(float) * ((10 + (uint64_t)run->batch) * clip + given + 6 * channel) + 3ull * run->s.width * run->s.height;
+    return sizeof(float) * ((10 + (uint64_t)run->batch) * clip + given + 6 * channel) +
+           3ull * run->s.width * run->s.height;
 }
 
 int plans_make(Plans *p, const gimbal_engine *e, const Run *run, gimbal_error *err)
@@ -97,7 +99,9 @@ size_t plans_pack_bytes(const Plans *p)
     return plan_pack_bytes(p->text) + plan_pack_bytes(p->guide.plan) + plan_pack_bytes(p->vae);
 }
 
-/* ---- memory ----------------------------------------------------------------------------------------------------------- */
+/* ---- memory
+ * -----------------------------------------------------------------------------------------------------------
+ */
 
 static double mib(uint64_t bytes)
 {
@@ -110,9 +114,10 @@ static int enough_memory(const Plans *p, gimbal_error *err)
     const uint64_t need = work + pack + p->host_bytes;
     if (!have || need <= have)
         return GIMBAL_OK;
-    return fail_hint(err, GIMBAL_ENOMEM, "fewer frames, or a smaller width and height, need less",
-                     "this run needs %.0f MiB (networks %.0f, packed weights %.0f, arrays %.0f), %.0f MiB are available",
-                     mib(need), mib(work), mib(pack), mib(p->host_bytes), mib(have));
+    return fail_hint(
+        err, GIMBAL_ENOMEM, "fewer frames, or a smaller width and height, need less",
+        "this run needs %.0f MiB (networks %.0f, packed weights %.0f, arrays %.0f), %.0f MiB are available",
+        mib(need), mib(work), mib(pack), mib(p->host_bytes), mib(have));
 }
 
 /* (Re)maps the work memory when a plan needs more. */
@@ -162,7 +167,9 @@ void plans_free(Plans *p)
     memset(p, 0, sizeof *p);
 }
 
-/* ---- running ------------------------------------------------------------------------------------------------------------- */
+/* ---- running
+ * -------------------------------------------------------------------------------------------------------------
+ */
 
 void plans_clear(Plans *p)
 {

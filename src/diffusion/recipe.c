@@ -1,12 +1,13 @@
 /* recipe.c: all that is needed to make a clip again, as one line of JSON.
  *
- *     {"gimbal": "0.1.0", "model": "models/toyworld", "motion": null, "identity": "9f..", "family": "animatediff",
- *      "settings": {"prompt": "..", "frames": 16, "cfg": 5.0, "seed": "42", ...}, "given": ["latents"]}
+ *     {"gimbal": "0.1.0", "model": "models/toyworld", "motion": null, "identity": "9f..", "family":
+ * "animatediff", "settings": {"prompt": "..", "frames": 16, "cfg": 5.0, "seed": "42", ...}, "given":
+ * ["latents"]}
  *
- * Settings are the option table's, resolved: what the caller left to the model stands there as a value. Seeds are text,
- * because JSON readers lose the upper bits of 64. `given` names tensors that came from files and are not in the recipe.
- * A recipe comes out of any clip somebody sends: it is parsed as hostile, unknown keys are ignored, and values pass the
- * same checks as the command line's. */
+ * Settings are the option table's, resolved: what the caller left to the model stands there as a value. Seeds
+ * are text, because JSON readers lose the upper bits of 64. `given` names tensors that came from files and
+ * are not in the recipe. A recipe comes out of any clip somebody sends: it is parsed as hostile, unknown keys
+ * are ignored, and values pass the same checks as the command line's. */
 #include "diffusion/engine.h"
 
 #include <math.h>
@@ -15,7 +16,8 @@
 
 enum { RECIPE_LIMIT = 1 << 20, RECIPE_DEPTH = 8 };
 
-/* ---- writing ---------------------------------------------------------------------------------------------------- */
+/* ---- writing
+ * ---------------------------------------------------------------------------------------------------- */
 
 static json_t *field_json(const gimbal_option *o, const gimbal_settings *s)
 {
@@ -59,7 +61,8 @@ static json_t *given_json(const gimbal_settings *s)
     return out;
 }
 
-/* A path may be no UTF-8, which JSON cannot say: then it is left unnamed, the identity still names the model. */
+/* A path may be no UTF-8, which JSON cannot say: then it is left unnamed, the identity still names the model.
+ */
 static json_t *path_json(const char *path)
 {
     size_t bad;
@@ -70,15 +73,17 @@ char *gimbal_recipe_json(const gimbal_engine *e, const gimbal_settings *settings
 {
     gimbal_settings s = *settings;
     settings_fill(&s, e);
-    json_t *root = json_pack("{s:s, s:o, s:o, s:s, s:s, s:o, s:o}", "gimbal", GIMBAL_VERSION, "model", path_json(e->model),
-                             "motion", e->motion ? path_json(e->motion) : json_null(), "identity", e->identity, "family",
-                             e->family->name, "settings", settings_json(&s), "given", given_json(&s));
+    json_t *root = json_pack("{s:s, s:o, s:o, s:s, s:s, s:o, s:o}", "gimbal", GIMBAL_VERSION, "model",
+                             path_json(e->model), "motion", e->motion ? path_json(e->motion) : json_null(),
+                             "identity", e->identity, "family", e->family->name, "settings",
+                             settings_json(&s), "given", given_json(&s));
     char *text = root ? json_dumps(root, JSON_COMPACT | JSON_PRESERVE_ORDER | JSON_REAL_PRECISION(17)) : NULL;
     json_decref(root);
     return text;
 }
 
-/* ---- reading ------------------------------------------------------------------------------------------------------- */
+/* ---- reading
+ * ------------------------------------------------------------------------------------------------------- */
 
 struct gimbal_recipe {
     json_t *root, *settings;

@@ -1,7 +1,8 @@
 /* registry.c: the tables of noise priors, re-initialisers and samplers, and "name:key=value,..." as text.
  *
- * Each table is generated from its X-macro line in diffusion.h: a new plug-in is one file and one word there. A row
- * holds addresses of the plug-in's members, because a member's value is no constant expression in C11.
+ * Each table is generated from its X-macro line in diffusion.h: a new plug-in is one file and one word
+ * there. A row holds addresses of the plug-in's members, because a member's value is no constant
+ * expression in C11.
  *
  * Knows names and option tables. Refuses to know what a plug-in does. */
 #include "diffusion/diffusion.h"
@@ -49,7 +50,8 @@ static int unknown(const Registry *registry, const char *word, gimbal_error *err
     char hint[128] = "";
     if (near)
         snprintf(hint, sizeof hint, "did you mean %s?", near);
-    return fail_hint(err, GIMBAL_EUSAGE, hint, "%s \"%.64s\" is unknown; known: %s", registry->title, word, known);
+    return fail_hint(err, GIMBAL_EUSAGE, hint, "%s \"%.64s\" is unknown; known: %s", registry->title, word,
+                     known);
 }
 
 /* "freeinit:passes=3" -> its row and *self, the private struct filled from the option table. */
@@ -58,7 +60,8 @@ static int parse(const Registry *registry, const char *spec, const Row **out, vo
 {
     static const gimbal_option none[] = {{.name = NULL}};
     char word[80];
-    snprintf(word, sizeof word, "%.*s", (int)MIN(strcspn(spec ? spec : "", ":"), sizeof word - 1), spec ? spec : "");
+    snprintf(word, sizeof word, "%.*s", (int)MIN(strcspn(spec ? spec : "", ":"), sizeof word - 1),
+             spec ? spec : "");
 
     const Row *row = NULL;
     for (int i = 0; i < registry->count && !row; i++)
@@ -69,7 +72,8 @@ static int parse(const Registry *registry, const char *spec, const Row **out, vo
 
     void *object = arena_alloc(keep, MAX(*row->size, (size_t)1));
     if (!object)
-        return fail(err, GIMBAL_ENOMEM, "%s %s: no memory for its %zu bytes", registry->title, word, *row->size);
+        return fail(err, GIMBAL_ENOMEM, "%s %s: no memory for its %zu bytes", registry->title, word,
+                    *row->size);
     const char *colon = strchr(spec, ':');
     char what[96];
     snprintf(what, sizeof what, "%s: ", word);

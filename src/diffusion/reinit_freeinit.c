@@ -1,14 +1,15 @@
-/* reinit_freeinit.c: FreeInit (Wu et al., ECCV 2024): sample, noise the result again, keep its low band, redraw the
- * high band, sample again. The low band carries layout and slow motion from pass to pass.
+/* reinit_freeinit.c: FreeInit (Wu et al., ECCV 2024): sample, noise the result again, keep its low band,
+ * redraw the high band, sample again. The low band carries layout and slow motion from pass to pass.
  *
  *     z_t = a(t) x0 + s(t) eps0                    eps0: the first pass's noise, the same every time
  *     x   = F^-1( F(z_t) m + F(fresh) g )          m: low-pass mask over frames, height and width
  *
- * Corrected, the default: t is the first timestep that the coming pass samples; m has gain 1 at DC for every size
- * and its true radius; g = sqrt(1 - m^2), so that noise stays of variance 1.
+ * Corrected, the default: t is the first timestep that the coming pass samples; m has gain 1 at DC for
+ * every size and its true radius; g = sqrt(1 - m^2), so that noise stays of variance 1.
  * compat=1, what diffusers 0.33 does, faults included: t = T-1 always, the published mask, g = 1 - m.
  *
- * Knows the schedule's a and s, masks and noise handed to it. Refuses to know models, samplers' insides, files. */
+ * Knows the schedule's a and s, masks and noise handed to it. Refuses to know models, samplers' insides,
+ * files. */
 #include "diffusion/diffusion.h"
 
 #include <math.h>
@@ -33,7 +34,8 @@ static const gimbal_option options[] = {
      .min = 1,
      .max = MAX_PASSES},
     {.name = "filter",
-     .help = "edge of the kept band: butterworth is the compromise, gaussian the steadiest and calms motion, ideal "
+     .help = "edge of the kept band: butterworth is the compromise, gaussian the steadiest and calms motion, "
+             "ideal "
              "and box cut hard",
      .type = GIMBAL_CHOICE,
      .offset = offsetof(FreeInit, filter),
@@ -47,15 +49,17 @@ static const gimbal_option options[] = {
      .min = 1,
      .max = 64},
     {.name = "ds",
-     .help = "how much of the picture's layout is kept from the last pass: highest kept frequency in space, 1 = "
-             "Nyquist, 0 = nothing",
+     .help =
+         "how much of the picture's layout is kept from the last pass: highest kept frequency in space, 1 = "
+         "Nyquist, 0 = nothing",
      .type = GIMBAL_REAL,
      .offset = offsetof(FreeInit, ds),
      .def = 0.25,
      .min = 0,
      .max = 2},
     {.name = "dt",
-     .help = "how much of its motion is kept: highest kept frequency in time, 1 = Nyquist, 0 = nothing; lower lets "
+     .help = "how much of its motion is kept: highest kept frequency in time, 1 = Nyquist, 0 = nothing; "
+             "lower lets "
              "motion be drawn anew",
      .type = GIMBAL_REAL,
      .offset = offsetof(FreeInit, dt),
@@ -63,12 +67,14 @@ static const gimbal_option options[] = {
      .min = 0,
      .max = 2},
     {.name = "fast",
-     .help = "coarse to fine: early passes make fewer steps; three passes take the time of two, layout is a little "
+     .help = "coarse to fine: early passes make fewer steps; three passes take the time of two, layout is a "
+             "little "
              "rougher",
      .type = GIMBAL_BOOL,
      .offset = offsetof(FreeInit, fast)},
     {.name = "compat",
-     .help = "exactly as diffusers, faults included (weaker noise, wider ideal filter); with sampler ddim only",
+     .help =
+         "exactly as diffusers, faults included (weaker noise, wider ideal filter); with sampler ddim only",
      .type = GIMBAL_BOOL,
      .offset = offsetof(FreeInit, compat)},
     {.name = NULL},
@@ -98,7 +104,8 @@ static int lowpass(const void *self, Lowpass *out)
 }
 
 /* z [n] = a x0 + s eps0 in float32, products rounded before the sum, as the reference code's tensors are. */
-static void renoise(const Schedule *schedule, double t, size_t n, const float *x0, const float *eps0, float *z)
+static void renoise(const Schedule *schedule, double t, size_t n, const float *x0, const float *eps0,
+                    float *z)
 {
     const float a = (float)schedule_a(schedule, t), s = (float)schedule_s(schedule, t);
     for (size_t i = 0; i < n; i++)
@@ -136,7 +143,8 @@ static const char *refuses(const void *self, const char *sampler)
     const FreeInit *o = self;
     if (!o->compat || !strcmp(sampler, "ddim"))
         return NULL;
-    return "compat=1 repeats diffusers' loop, which is sound with ddim only: other schedulers scale the stored noise "
+    return "compat=1 repeats diffusers' loop, which is sound with ddim only: other schedulers scale the "
+           "stored noise "
            "twice or lack the last timestep";
 }
 

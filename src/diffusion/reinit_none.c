@@ -1,7 +1,7 @@
 /* reinit_none.c: no re-initialisation: one pass from the initial noise to the clip.
  *
- * The plan never has a second pass, so there is nothing to start one from: `start` stays NULL.
- * Knows the number of steps. Refuses to know everything else. */
+ * The plan never has a second pass, so there is nothing to start one from: `start` stays NULL. Knows the
+ * number of steps. Refuses to know everything else. */
 #include "diffusion/diffusion.h"
 
 static int plan(const void *self, int steps, Pass *out, int max)

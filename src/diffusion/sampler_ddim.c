@@ -3,9 +3,9 @@
  *     x_prev = sqrt(A_p) x0 + sqrt(1 - A_p - v) eps + sqrt(v) z        A: cumulative alpha, z ~ N(0, 1)
  *     v = eta^2 (1 - A_p)/(1 - A_t) (1 - A_t/A_p)                      (paper, equations 12 and 16)
  *
- * The previous step is t - T/steps whatever the spacing, as in diffusers; below 0 it is the schedule's final alpha.
- * eps is never re-derived from a clipped x0. With eta > 0 noise is asked for at every step, the last included, so
- * that a shared generator is read as often as the reference reads it.
+ * The previous step is t - T/steps whatever the spacing, as in diffusers; below 0 it is the schedule's
+ * final alpha. eps is never re-derived from a clipped x0. With eta > 0 noise is asked for at every step,
+ * the last included, so that a shared generator is read as often as the reference reads it.
  *
  * Knows the schedule and the grid. Refuses to know models, noise and passes. */
 #include "diffusion/diffusion.h"
@@ -25,8 +25,8 @@ static double alpha(const Schedule *schedule, double t)
     return a * a;
 }
 
-/* Alphas that vanish (zero terminal SNR) are served where the formulas hold: x0 cannot be had from pure noise and a
- * prediction of that noise. */
+/* Alphas that vanish (zero terminal SNR) are served where the formulas hold: x0 cannot be had from pure
+ * noise and a prediction of that noise. */
 static int begin(void *self, const Schedule *schedule, const Grid *grid, double eta, gimbal_error *err)
 {
     if (!(eta >= 0.0 && eta <= 1.0))
@@ -38,10 +38,11 @@ static int begin(void *self, const Schedule *schedule, const Grid *grid, double 
             return fail(err, GIMBAL_EMODEL, "ddim: the schedule's alpha is 0 at timestep %g, before the last",
                         t - grid->ratio);
         if (schedule_a(schedule, t) <= 0.0 && schedule->prediction == PREDICT_EPSILON)
-            return fail_hint(err, GIMBAL_EMODEL, "use spacing leading, which does not start at the last timestep",
-                             "ddim: timestep %g has zero signal (rescale_betas_zero_snr), where prediction_type "
-                             "epsilon says nothing about the clip; expected v_prediction or sample",
-                             t);
+            return fail_hint(
+                err, GIMBAL_EMODEL, "use spacing leading, which does not start at the last timestep",
+                "ddim: timestep %g has zero signal (rescale_betas_zero_snr), where prediction_type "
+                "epsilon says nothing about the clip; expected v_prediction or sample",
+                t);
     }
     *(Ddim *)self = (Ddim){schedule, grid, eta};
     return GIMBAL_OK;
@@ -53,9 +54,10 @@ static bool injects(const void *self, int k)
     return ((const Ddim *)self)->eta > 0.0;
 }
 
-/* x, raw, inject, next, x0 [n]; inject NULL: no noise; x0 NULL: not wanted. Blocks keep x0 and eps off the heap. */
-static int step(void *self, int k, size_t n, const float *x, const float *raw, const float *inject, float *next,
-                float *x0)
+/* x, raw, inject, next, x0 [n]; inject NULL: no noise; x0 NULL: not wanted. Blocks keep x0 and eps off
+ * the heap. */
+static int step(void *self, int k, size_t n, const float *x, const float *raw, const float *inject,
+                float *next, float *x0)
 {
     enum { BLOCK = 512 };
     const Ddim *o = self;

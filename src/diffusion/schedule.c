@@ -1,11 +1,12 @@
-/* schedule.c: the forward process x_t = a(t) x0 + s(t) eps as a table, read from a scheduler_config.json; the
- * timesteps that a pass samples; and what a network's prediction says about x0 and eps.
+/* schedule.c: the forward process x_t = a(t) x0 + s(t) eps as a table, read from a scheduler_config.json;
+ * the timesteps that a pass samples; and what a network's prediction says about x0 and eps.
  *
  *     A(t) = prod over u <= t of (1 - beta(u)),   a = sqrt(A),   s = sqrt(1 - A)           (in double)
  *     zero terminal SNR: sqrt(A) shifted and scaled so that A(T-1) = 0, A(0) stays         (Lin et al. 2023)
  *
- * Keys and defaults are those of the diffusers 0.33 class that the file names. A class whose sampler we have is taken
- * at its word; of others the betas and the prediction type are kept and a note says what replaces the rest.
+ * Keys and defaults are those of the diffusers 0.33 class that the file names. A class whose sampler we
+ * have is taken at its word; of others the betas and the prediction type are kept and a note says what
+ * replaces the rest.
  *
  * Knows configs and numbers. Refuses to know models, latent shapes, noise and files. */
 #include "diffusion/diffusion.h"
@@ -16,10 +17,10 @@
 
 static const char *const beta_names[] = {"linear", "scaled_linear", "squaredcos_cap_v2", NULL};
 enum { BETAS_LINEAR, BETAS_SCALED, BETAS_COSINE };
-static const char *const spacing_names[] = {"leading", "linspace", "trailing", NULL};        /* Spacing */
+static const char *const spacing_names[] = {"leading", "linspace", "trailing", NULL};      /* Spacing */
 static const char *const prediction_names[] = {"epsilon", "v_prediction", "sample", NULL}; /* Prediction */
 
-/* ---- scheduler classes ------------------------------------------------------------------------------------ */
+/* ---- scheduler classes ------------------------------------------------------------------------------ */
 
 static const ConfigRule ddim_rules[] = {{"thresholding", "false|null"}, {NULL, NULL}};
 static const ConfigRule euler_rules[] = {
@@ -58,7 +59,7 @@ static const ConfigRule other_rules[] = {
 typedef struct {
     const char *name;    /* _class_name */
     const char *sampler; /* the registry's, if it does what the class does; NULL: ours differs */
-    bool whole;          /* spacing, offset, clipping and final alpha are read too, not only betas and prediction */
+    bool whole; /* spacing, offset, clipping and final alpha are read too, not only betas and prediction */
     double beta_start, beta_end;
     int betas;
     Spacing spacing;
@@ -71,8 +72,8 @@ typedef struct {
 static const SchedulerClass classes[] = {
     {"DDIMScheduler", "ddim", true, 1e-4, 0.02, BETAS_LINEAR, SPACING_LEADING, true, true, ddim_rules, NULL},
     {"PNDMScheduler", NULL, true, 1e-4, 0.02, BETAS_LINEAR, SPACING_LEADING, false, false, other_rules, NULL},
-    {"EulerDiscreteScheduler", "euler", true, 1e-4, 0.02, BETAS_LINEAR, SPACING_LINSPACE, false, true, euler_rules,
-     NULL},
+    {"EulerDiscreteScheduler", "euler", true, 1e-4, 0.02, BETAS_LINEAR, SPACING_LINSPACE, false, true,
+     euler_rules, NULL},
     {"DPMSolverMultistepScheduler", "dpmpp2m", true, 1e-4, 0.02, BETAS_LINEAR, SPACING_LINSPACE, false, true,
      dpm_rules, NULL},
     {"EulerAncestralDiscreteScheduler", NULL, false, 1e-4, 0.02, BETAS_LINEAR, 0, false, true, other_rules,
@@ -82,13 +83,15 @@ static const SchedulerClass classes[] = {
     {"LMSDiscreteScheduler", NULL, false, 1e-4, 0.02, BETAS_LINEAR, 0, false, true, other_rules, NULL},
     {"HeunDiscreteScheduler", NULL, false, 0.00085, 0.012, BETAS_LINEAR, 0, false, true, other_rules, NULL},
     {"KDPM2DiscreteScheduler", NULL, false, 0.00085, 0.012, BETAS_LINEAR, 0, false, true, other_rules, NULL},
-    {"KDPM2AncestralDiscreteScheduler", NULL, false, 0.00085, 0.012, BETAS_LINEAR, 0, false, true, other_rules,
+    {"KDPM2AncestralDiscreteScheduler", NULL, false, 0.00085, 0.012, BETAS_LINEAR, 0, false, true,
+     other_rules, NULL},
+    {"DPMSolverSinglestepScheduler", NULL, false, 1e-4, 0.02, BETAS_LINEAR, 0, false, true, other_rules,
      NULL},
-    {"DPMSolverSinglestepScheduler", NULL, false, 1e-4, 0.02, BETAS_LINEAR, 0, false, true, other_rules, NULL},
     {"DPMSolverSDEScheduler", NULL, false, 0.00085, 0.012, BETAS_LINEAR, 0, false, true, other_rules, NULL},
     {"LCMScheduler", NULL, false, 0.00085, 0.012, BETAS_SCALED, 0, false, true, other_rules, DISTILLED},
     {"TCDScheduler", NULL, false, 0.00085, 0.012, BETAS_SCALED, 0, false, true, other_rules, DISTILLED},
-    {"DDPMScheduler", NULL, false, 1e-4, 0.02, BETAS_LINEAR, 0, false, true, other_rules, "a training schedule"},
+    {"DDPMScheduler", NULL, false, 1e-4, 0.02, BETAS_LINEAR, 0, false, true, other_rules,
+     "a training schedule"},
 };
 
 static int find_class(const json_t *config, const char *where, const SchedulerClass **out, gimbal_error *err)
@@ -106,8 +109,8 @@ static int find_class(const json_t *config, const char *where, const SchedulerCl
     }
     char hint[320];
     snprintf(hint, sizeof hint, "known, each ending in Scheduler: %s", known);
-    return fail_hint(err, GIMBAL_EMODEL, hint, "%s: \"_class_name\" is \"%.64s\", expected a known scheduler class",
-                     where, name);
+    return fail_hint(err, GIMBAL_EMODEL, hint,
+                     "%s: \"_class_name\" is \"%.64s\", expected a known scheduler class", where, name);
 }
 
 /* Is this build's registry able to do what the class asks for? */
@@ -121,7 +124,7 @@ static bool sampler_known(const char *name)
     return false;
 }
 
-/* ---- words and betas -------------------------------------------------------------------------------------- */
+/* ---- words and betas -------------------------------------------------------------------------------- */
 
 /* The place of `word` in `names`; `what` stands before it in the message. */
 static int word_index(const char *word, const char *const *names, const char *what, int code, int *out,
@@ -138,8 +141,8 @@ static int word_index(const char *word, const char *const *names, const char *wh
 }
 
 /* A key of the file that holds one of `names`; its default as an index. */
-static int read_word(const json_t *config, const char *where, const char *key, const char *const *names, int def,
-                     int *out, gimbal_error *err)
+static int read_word(const json_t *config, const char *where, const char *key, const char *const *names,
+                     int def, int *out, gimbal_error *err)
 {
     const char *word;
     char what[256];
@@ -156,7 +159,8 @@ static int formula_betas(const json_t *config, const char *where, const Schedule
     TRY(json_get_real(config, where, "beta_start", cls->beta_start, &first, err));
     TRY(json_get_real(config, where, "beta_end", cls->beta_end, &last, err));
     if (!(first > 0 && first < 1 && last > 0 && last < 1))
-        return fail(err, GIMBAL_EFORMAT, "%s: \"beta_start\" is %g and \"beta_end\" %g, expected both in 0..1, without the ends",
+        return fail(err, GIMBAL_EFORMAT,
+                    "%s: \"beta_start\" is %g and \"beta_end\" %g, expected both in 0..1, without the ends",
                     where, first, last);
     if (kind == BETAS_SCALED)
         first = sqrt(first), last = sqrt(last);
@@ -164,7 +168,7 @@ static int formula_betas(const json_t *config, const char *where, const Schedule
         const double line = T > 1 ? first + t * (last - first) / (T - 1) : first;
         const double from = cos(((double)t / T + 0.008) / 1.008 * M_PI / 2);
         const double to = cos(((double)(t + 1) / T + 0.008) / 1.008 * M_PI / 2);
-        beta[t] = kind == BETAS_COSINE ? fmin(1 - to * to / (from * from), 0.999)
+        beta[t] = kind == BETAS_COSINE   ? fmin(1 - to * to / (from * from), 0.999)
                   : kind == BETAS_SCALED ? line * line
                                          : line;
     }
@@ -174,14 +178,15 @@ static int formula_betas(const json_t *config, const char *where, const Schedule
 static int listed_betas(const json_t *list, const char *where, int T, double *beta, gimbal_error *err)
 {
     if (!json_is_array(list) || json_array_size(list) != (size_t)T)
-        return fail(err, GIMBAL_EFORMAT, "%s: \"trained_betas\" has %zu values, expected num_train_timesteps = %d",
-                    where, json_array_size(list), T);
+        return fail(err, GIMBAL_EFORMAT,
+                    "%s: \"trained_betas\" has %zu values, expected num_train_timesteps = %d", where,
+                    json_array_size(list), T);
     for (int t = 0; t < T; t++) {
         beta[t] = json_number_value(json_array_get(list, (size_t)t));
         if (!(beta[t] > 0 && beta[t] < 1))
             return fail(err, GIMBAL_EFORMAT,
-                        "%s: \"trained_betas\"[%d] is %g, expected a number in 0..1, without the ends", where, t,
-                        beta[t]);
+                        "%s: \"trained_betas\"[%d] is %g, expected a number in 0..1, without the ends", where,
+                        t, beta[t]);
     }
     return GIMBAL_OK;
 }
@@ -201,13 +206,13 @@ static void accumulate(double *table, int T, bool zero_snr)
     }
 }
 
-/* ---- reading ------------------------------------------------------------------------------------------------ */
+/* ---- reading ---------------------------------------------------------------------------------------- */
 
 enum { AS_FILE = -1, LISTED = -2 }; /* no setting; trained_betas */
 
 /* T, betas, prediction: what every class has. *betas: the setting or AS_FILE in, what was taken out. */
-static int read_process(Schedule *s, const json_t *config, const char *where, const SchedulerClass *cls, int *betas,
-                        Arena *keep, gimbal_error *err)
+static int read_process(Schedule *s, const json_t *config, const char *where, const SchedulerClass *cls,
+                        int *betas, Arena *keep, gimbal_error *err)
 {
     const json_t *list = json_object_get(config, "trained_betas");
     int prediction;
@@ -216,7 +221,8 @@ static int read_process(Schedule *s, const json_t *config, const char *where, co
     TRY(json_get_bool(config, where, "rescale_betas_zero_snr", false, &s->zero_snr, err));
     s->prediction = (Prediction)prediction;
     if (s->zero_snr && s->T < 2)
-        return fail(err, GIMBAL_EFORMAT, "%s: \"num_train_timesteps\" is 1, expected 2 or more with rescale_betas_zero_snr",
+        return fail(err, GIMBAL_EFORMAT,
+                    "%s: \"num_train_timesteps\" is 1, expected 2 or more with rescale_betas_zero_snr",
                     where);
     s->alpha_bar = arena_alloc(keep, (size_t)s->T * sizeof *s->alpha_bar);
     if (!s->alpha_bar)
@@ -234,8 +240,8 @@ static int read_process(Schedule *s, const json_t *config, const char *where, co
     return GIMBAL_OK;
 }
 
-/* Spacing, offset, clipping, final alpha. Where the file's own are not kept, the ones that let DDIM's steps meet:
- * leading, offset 1. */
+/* Spacing, offset, clipping, final alpha. Where the file's own are not kept, the ones that let DDIM's
+ * steps meet: leading, offset 1. */
 static int read_sampling(Schedule *s, const json_t *config, const char *where, const SchedulerClass *cls,
                          gimbal_error *err)
 {
@@ -251,8 +257,8 @@ static int read_sampling(Schedule *s, const json_t *config, const char *where, c
         TRY(json_get_bool(config, where, "clip_sample", true, &s->clip_sample, err));
         TRY(json_get_real(config, where, "clip_sample_range", 1.0, &s->clip_range, err));
         if (!(s->clip_range > 0 && s->clip_range <= 1e6))
-            return fail(err, GIMBAL_EFORMAT, "%s: \"clip_sample_range\" is %g, expected above 0, up to 1e6", where,
-                        s->clip_range);
+            return fail(err, GIMBAL_EFORMAT, "%s: \"clip_sample_range\" is %g, expected above 0, up to 1e6",
+                        where, s->clip_range);
     }
     s->spacing = (Spacing)spacing;
     s->final_alpha = final_one ? 1 : s->alpha_bar[0];
@@ -274,9 +280,9 @@ static int make_note(const Schedule *s, const json_t *config, const SchedulerCla
     } else if (!sampler_known(cls->sampler)) {
         const char *why = cls->sampler ? "its sampler is not in this build" : "a solver that we do not have";
         const bool doubt = has_motion && strcmp(betas, "linear");
-        *note = arena_printf(keep, "%s (%s) replaced by DDIM: %s betas, %s spacing, steps_offset %d%s", cls->name,
-                             cls->remark ? cls->remark : why, betas, spacing_names[s->spacing], s->steps_offset,
-                             doubt ? "; motion adapters were trained on linear betas" : "");
+        *note = arena_printf(keep, "%s (%s) replaced by DDIM: %s betas, %s spacing, steps_offset %d%s",
+                             cls->name, cls->remark ? cls->remark : why, betas, spacing_names[s->spacing],
+                             s->steps_offset, doubt ? "; motion adapters were trained on linear betas" : "");
     } else if (karras) {
         *note = arena_printf(keep, "%s: use_karras_sigmas is ignored", cls->name);
     } else {
@@ -285,8 +291,8 @@ static int make_note(const Schedule *s, const json_t *config, const SchedulerCla
     return *note ? GIMBAL_OK : GIMBAL_ENOMEM;
 }
 
-int schedule_read(Schedule *s, const json_t *config, const char *where, const char *betas, const char *spacing,
-                  bool has_motion, Arena *keep, const char **note, gimbal_error *err)
+int schedule_read(Schedule *s, const json_t *config, const char *where, const char *betas,
+                  const char *spacing, bool has_motion, Arena *keep, const char **note, gimbal_error *err)
 {
     const SchedulerClass *cls;
     int kind = AS_FILE, order = AS_FILE;
@@ -319,7 +325,7 @@ int schedule_read(Schedule *s, const json_t *config, const char *where, const ch
     return GIMBAL_OK;
 }
 
-/* ---- use ------------------------------------------------------------------------------------------------------ */
+/* ---- use -------------------------------------------------------------------------------------------- */
 
 /* A(t); linear between steps. */
 static double alpha_bar(const Schedule *s, double t)
@@ -340,8 +346,10 @@ double schedule_s(const Schedule *s, double t)
     return sqrt(1 - alpha_bar(s, t));
 }
 
-/* The k-th of n timesteps, ascending for leading and linspace, descending for trailing: NumPy's arange and linspace to
- * the bit, because rounding halves to even depends on it. */
+/* The k-th of n timesteps, ascending for leading and linspace, descending for trailing: NumPy's arange
+ * and linspace to the bit, because rounding halves to even depends on it. (Where arange's own rounding
+ * adds a step n+1, at timestep -1, as it does for 61 of 1000, the reference has a fault and we have n
+ * steps.) */
 static double spaced(const Schedule *s, int n, int k)
 {
     if (s->spacing == SPACING_LEADING)
@@ -356,8 +364,8 @@ int grid_make(Grid *grid, const Schedule *s, int steps, Arena *keep, gimbal_erro
 {
     *grid = (Grid){0};
     if (steps < 1 || steps > s->T)
-        return fail(err, GIMBAL_EUSAGE, "steps is %d, expected 1..%d, the timesteps that the model was trained on", steps,
-                    s->T);
+        return fail(err, GIMBAL_EUSAGE,
+                    "steps is %d, expected 1..%d, the timesteps that the model was trained on", steps, s->T);
     double *t = arena_alloc(keep, (size_t)steps * sizeof *t);
     if (!t)
         return fail(err, GIMBAL_ENOMEM, "no memory for %d timesteps", steps);
@@ -365,13 +373,14 @@ int grid_make(Grid *grid, const Schedule *s, int steps, Arena *keep, gimbal_erro
         t[k] = spaced(s, steps, s->spacing == SPACING_TRAILING ? k : steps - 1 - k);
     if (t[0] > s->T - 1)
         return fail_hint(err, GIMBAL_EUSAGE, "make fewer steps, or use spacing trailing",
-                         "%d steps with steps_offset %d begin at timestep %g; the schedule's last is %d", steps,
-                         s->steps_offset, t[0], s->T - 1);
+                         "%d steps with steps_offset %d begin at timestep %g; the schedule's last is %d",
+                         steps, s->steps_offset, t[0], s->T - 1);
     *grid = (Grid){steps, s->T / steps, t};
     return GIMBAL_OK;
 }
 
-void predict_x0_eps(const Schedule *s, double t, size_t n, const float *x, const float *raw, float *x0, float *eps)
+void predict_x0_eps(const Schedule *s, double t, size_t n, const float *x, const float *raw, float *x0,
+                    float *eps)
 {
     const double a = schedule_a(s, t), sigma = schedule_s(s, t), limit = s->clip_range;
     for (size_t i = 0; i < n; i++) {

@@ -1,10 +1,11 @@
 /* session.c: one run: begin, text, sampling through the driver, decoding, cancelling, end.
  *
- * gimbal_begin checks, plans and takes memory, so that what cannot work fails before the first second of work. Prompts are
- * encoded at the first gimbal_sample. After ECANCEL the driver keeps where it stopped; after success a further call makes
- * the same clip again.
+ * gimbal_begin checks, plans and takes memory, so that what cannot work fails before the first second of
+ * work. Prompts are encoded at the first gimbal_sample. After ECANCEL the driver keeps where it stopped;
+ * after success a further call makes the same clip again.
  *
- * Pictures: z / scaling factor -> VAE -> x/2 + 1/2, clamped to 0..1, times 255, rounded, ties to even (as diffusers).
+ * Pictures: z / scaling factor -> VAE -> x/2 + 1/2, clamped to 0..1, times 255, rounded, ties to even (as
+ * diffusers).
  *
  * Knows the order of things. Refuses to know files, argv and codecs. */
 #include "diffusion/engine.h"
@@ -13,7 +14,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* ---- begin and end --------------------------------------------------------------------------------------------------- */
+/* ---- begin and end
+ * --------------------------------------------------------------------------------------------------- */
 
 static int start(gimbal_session *s, const gimbal_settings *settings, gimbal_error *err)
 {
@@ -71,17 +73,23 @@ static int finish(gimbal_session *s, int code)
     return code;
 }
 
-static int report(const gimbal_session *s, const char *stage, int step, int steps, double since, gimbal_error *err)
+static int report(const gimbal_session *s, const char *stage, int step, int steps, double since,
+                  gimbal_error *err)
 {
     const double elapsed = seconds_now() - since;
-    const gimbal_progress p = {
-        .stage = stage, .step = step, .steps = steps, .elapsed = elapsed, .eta = elapsed / step * (steps - step)};
+    const gimbal_progress p = {.stage = stage,
+                               .step = step,
+                               .steps = steps,
+                               .elapsed = elapsed,
+                               .eta = elapsed / step * (steps - step)};
     if (s->run.s.progress && s->run.s.progress(s->run.s.user, &p))
         return fail(err, GIMBAL_ECANCEL, "cancelled after %s %d of %d", stage, step, steps);
     return GIMBAL_OK;
 }
 
-/* ---- text --------------------------------------------------------------------------------------------------------------- */
+/* ---- text
+ * ---------------------------------------------------------------------------------------------------------------
+ */
 
 int gimbal_context(gimbal_session *s, const char *text, float *context, gimbal_error *err)
 {
@@ -104,7 +112,9 @@ static int encode_prompts(gimbal_session *s, gimbal_error *err)
     return GIMBAL_OK;
 }
 
-/* ---- sampling ------------------------------------------------------------------------------------------------------------ */
+/* ---- sampling
+ * ------------------------------------------------------------------------------------------------------------
+ */
 
 /* A run from its beginning: the random numbers too. */
 static int start_driver(gimbal_session *s, gimbal_error *err)
@@ -151,7 +161,9 @@ int gimbal_sample(gimbal_session *s, float *latents, gimbal_error *err)
     return finish(s, sample(s, latents, err));
 }
 
-/* ---- decoding --------------------------------------------------------------------------------------------------------------- */
+/* ---- decoding
+ * ---------------------------------------------------------------------------------------------------------------
+ */
 
 /* Frames from.. of latents [C,F,h,w] as z [n,h,w,C], n of the plan; past the end the last frame again. */
 static void gather(const float *latents, gimbal_shape s, int from, int n, float factor, float *z)
@@ -177,8 +189,8 @@ static void to_bytes(const float *x, size_t n, uint8_t *rgb)
 
 typedef int (*OnFrame)(void *user, int i, const uint8_t *rgb, int width, int height);
 
-static int decode_all(gimbal_session *s, const float *latents, gimbal_shape shape, float *z, uint8_t *rgb, OnFrame frame,
-                      void *user, gimbal_error *err)
+static int decode_all(gimbal_session *s, const float *latents, gimbal_shape shape, float *z, uint8_t *rgb,
+                      OnFrame frame, void *user, gimbal_error *err)
 {
     const int factor = vae_factor(s->engine->vae), width = shape.w * factor, height = shape.h * factor;
     const int n = s->plans.decode.f;
@@ -203,19 +215,24 @@ static int check_latents(const gimbal_session *s, const float *latents, gimbal_s
 {
     enum { MOST = 1 << 20 };
     const int c = vae_channels(s->engine->vae);
-    const int64_t pixels = (int64_t)shape.h * shape.w * vae_factor(s->engine->vae) * vae_factor(s->engine->vae);
+    const int64_t pixels =
+        (int64_t)shape.h * shape.w * vae_factor(s->engine->vae) * vae_factor(s->engine->vae);
     if (shape.c != c)
         return fail(err, GIMBAL_EMODEL, "latents have %d channels, this model's VAE has %d", shape.c, c);
-    if (shape.f < 1 || shape.h < 1 || shape.w < 1 || shape.f > MOST || shape.h > MOST || shape.w > MOST || pixels > (1 << 28))
-        return fail(err, GIMBAL_EUSAGE, "latents [%d,%d,%d,%d]: expected at least one frame and at most 2^28 pixels a picture",
+    if (shape.f < 1 || shape.h < 1 || shape.w < 1 || shape.f > MOST || shape.h > MOST || shape.w > MOST ||
+        pixels > (1 << 28))
+        return fail(err, GIMBAL_EUSAGE,
+                    "latents [%d,%d,%d,%d]: expected at least one frame and at most 2^28 pixels a picture",
                     shape.c, shape.f, shape.h, shape.w);
     for (size_t i = 0, n = shape_count(shape); i < n; i++)
         if (!isfinite(latents[i]))
-            return fail(err, GIMBAL_EUSAGE, "latents: value %zu of %zu is not finite (%g)", i, n, (double)latents[i]);
+            return fail(err, GIMBAL_EUSAGE, "latents: value %zu of %zu is not finite (%g)", i, n,
+                        (double)latents[i]);
     return GIMBAL_OK;
 }
 
-int gimbal_decode(gimbal_session *s, const float *latents, gimbal_shape shape, OnFrame frame, void *user, gimbal_error *err)
+int gimbal_decode(gimbal_session *s, const float *latents, gimbal_shape shape, OnFrame frame, void *user,
+                  gimbal_error *err)
 {
     const size_t factor = (size_t)vae_factor(s->engine->vae);
     TRY(check_latents(s, latents, shape, err));
@@ -223,8 +240,9 @@ int gimbal_decode(gimbal_session *s, const float *latents, gimbal_shape shape, O
     TRY(plans_decode(&s->plans, shape, err));
     float *z = alloc_array(shape_count(s->plans.decode), sizeof(float));
     uint8_t *rgb = alloc_array(3 * factor * factor * (size_t)shape.h, (size_t)shape.w);
-    const int code = z && rgb ? decode_all(s, latents, shape, z, rgb, frame, user, err)
-                              : fail(err, GIMBAL_ENOMEM, "no memory for a picture of %d x %d latents", shape.w, shape.h);
+    const int code =
+        z && rgb ? decode_all(s, latents, shape, z, rgb, frame, user, err)
+                 : fail(err, GIMBAL_ENOMEM, "no memory for a picture of %d x %d latents", shape.w, shape.h);
     free(z);
     free(rgb);
     return finish(s, code);

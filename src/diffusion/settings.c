@@ -1,8 +1,10 @@
-/* settings.c: gimbal_settings: the option table, the model's defaults, and a run's settings checked against a model.
+/* settings.c: gimbal_settings: the option table, the model's defaults, and a run's settings checked against a
+ * model.
  *
- * A caller in C can put anything into the struct, so the table's ranges and choices are applied again here, not only where
- * text is parsed. What is checked only against a model: frames (the motion module's positions), sizes (a multiple of what
- * the VAE and diffusers can do), steps (the schedule's length), and whether the re-initialiser serves the sampler.
+ * A caller in C can put anything into the struct, so the table's ranges and choices are applied again here,
+ * not only where text is parsed. What is checked only against a model: frames (the motion module's
+ * positions), sizes (a multiple of what the VAE and diffusers can do), steps (the schedule's length), and
+ * whether the re-initialiser serves the sampler.
  *
  * Messages name the option as the command line spells it, the value found and the range expected. */
 #include "diffusion/engine.h"
@@ -18,10 +20,22 @@ static const char *const beta_names[] = {"linear", "scaled_linear", NULL};
 static const char *const norms[] = {"clip", "frame", NULL};
 static const char *const dtypes[] = {"f32", "auto", NULL};
 
-#define TEXT(field, help, text) {#field, help, GIMBAL_TEXT, offsetof(gimbal_settings, field), 0, 0, 0, text, NULL}
-#define CHOICE(name, field, help, text, list) {name, help, GIMBAL_CHOICE, offsetof(gimbal_settings, field), 0, 0, 0, text, list}
-#define INT(field, help, def, min, max) {#field, help, GIMBAL_INT, offsetof(gimbal_settings, field), def, min, max, NULL, NULL}
-#define REAL(field, help, def, min, max) {#field, help, GIMBAL_REAL, offsetof(gimbal_settings, field), def, min, max, NULL, NULL}
+#define TEXT(field, help, text)                                                                              \
+    {                                                                                                        \
+#field, help, GIMBAL_TEXT, offsetof(gimbal_settings, field), 0, 0, 0, text, NULL                     \
+    }
+#define CHOICE(name, field, help, text, list)                                                                \
+    {                                                                                                        \
+        name, help, GIMBAL_CHOICE, offsetof(gimbal_settings, field), 0, 0, 0, text, list                     \
+    }
+#define INT(field, help, def, min, max)                                                                      \
+    {                                                                                                        \
+#field, help, GIMBAL_INT, offsetof(gimbal_settings, field), def, min, max, NULL, NULL                \
+    }
+#define REAL(field, help, def, min, max)                                                                     \
+    {                                                                                                        \
+#field, help, GIMBAL_REAL, offsetof(gimbal_settings, field), def, min, max, NULL, NULL               \
+    }
 
 /* A default of 0 or NULL for a number or a schedule is the model's own, filled in by gimbal_defaults. */
 static const gimbal_option table[] = {
@@ -38,8 +52,9 @@ static const gimbal_option table[] = {
     TEXT(sampler, "how the steps are made", "ddim"),
     CHOICE("spacing", spacing, "where the steps lie in time", NULL, spacings),
     CHOICE("betas", betas, "noise schedule", NULL, beta_names),
-    CHOICE("motion-norm", motion_norm, "motion modules' group norms: over the clip (diffusers) or each frame (the original)",
-           "clip", norms),
+    CHOICE("motion-norm", motion_norm,
+           "motion modules' group norms: over the clip (diffusers) or each frame (the original)", "clip",
+           norms),
     TEXT(noise, "prior of the initial noise", "white"),
     TEXT(reinit, "re-initialisation of the noise between passes", "none"),
     CHOICE("dtype", dtype, "arithmetic: auto is the fastest that keeps quality on this CPU", "auto", dtypes),
@@ -67,7 +82,8 @@ void gimbal_defaults(gimbal_settings *s, const gimbal_engine *e)
     s->spacing = e->spacing;
 }
 
-/* ---- the table's own rules, for callers in C ------------------------------------------------------------------------ */
+/* ---- the table's own rules, for callers in C
+ * ------------------------------------------------------------------------ */
 
 static bool is_choice(const char *const *choices, const char *word)
 {
@@ -113,7 +129,8 @@ static int check_table(const gimbal_settings *s, gimbal_error *err)
     return GIMBAL_OK;
 }
 
-/* ---- rules of the model ------------------------------------------------------------------------------------------------ */
+/* ---- rules of the model
+ * ------------------------------------------------------------------------------------------------ */
 
 static int check_side(const char *name, int value, int step, gimbal_error *err)
 {
@@ -132,10 +149,12 @@ static int check_model(const gimbal_settings *s, const gimbal_engine *e, gimbal_
 {
     const int most = e->shape.max_frames;
     if (most > 0 && s->frames > most)
-        return fail_hint(err, GIMBAL_EUSAGE, "motion_max_seq_length of the adapter is the limit; make several clips instead",
+        return fail_hint(err, GIMBAL_EUSAGE,
+                         "motion_max_seq_length of the adapter is the limit; make several clips instead",
                          "--frames is %d, this motion module knows at most %d", s->frames, most);
     if (s->steps > e->train_steps)
-        return fail(err, GIMBAL_EUSAGE, "--steps is %d, the model's schedule has only %d", s->steps, e->train_steps);
+        return fail(err, GIMBAL_EUSAGE, "--steps is %d, the model's schedule has only %d", s->steps,
+                    e->train_steps);
     TRY(check_side("width", s->width, gimbal_size_step(e), err));
     return check_side("height", s->height, gimbal_size_step(e), err);
 }
@@ -144,7 +163,8 @@ static int check_given(const char *what, const float *x, size_t n, gimbal_error 
 {
     for (size_t i = 0; x && i < n; i++)
         if (!isfinite(x[i]))
-            return fail(err, GIMBAL_EUSAGE, "%s: value %zu of %zu is not finite (%g)", what, i, n, (double)x[i]);
+            return fail(err, GIMBAL_EUSAGE, "%s: value %zu of %zu is not finite (%g)", what, i, n,
+                        (double)x[i]);
     return GIMBAL_OK;
 }
 
@@ -158,15 +178,17 @@ static int check_tensors(const gimbal_settings *s, gimbal_shape shape, gimbal_er
     return check_given("the given re-initialisation noise", s->fresh, n * (size_t)s->n_fresh, err);
 }
 
-/* ---- a run --------------------------------------------------------------------------------------------------------------- */
+/* ---- a run
+ * ---------------------------------------------------------------------------------------------------------------
+ */
 
 void settings_fill(gimbal_settings *s, const gimbal_engine *e)
 {
     gimbal_settings own;
     gimbal_defaults(&own, e);
 #define FILL(field) s->field = s->field ? s->field : own.field
-    FILL(prompt), FILL(negative), FILL(rng), FILL(sampler), FILL(spacing), FILL(betas), FILL(motion_norm), FILL(noise),
-        FILL(reinit);
+    FILL(prompt), FILL(negative), FILL(rng), FILL(sampler), FILL(spacing), FILL(betas), FILL(motion_norm),
+        FILL(noise), FILL(reinit);
 #undef FILL
     if (!s->dtype || !strcmp(s->dtype, "auto"))
         s->dtype = "f32";
@@ -177,7 +199,8 @@ static int count_passes(Run *r, gimbal_error *err)
     Pass pass[MAX_PASSES];
     const int n = r->reinit->plan(r->reinit_self, r->s.steps, pass, MAX_PASSES);
     if (n < 1)
-        return fail(err, GIMBAL_EUSAGE, "--reinit %s: its plan for %d steps has no passes", r->s.reinit, r->s.steps);
+        return fail(err, GIMBAL_EUSAGE, "--reinit %s: its plan for %d steps has no passes", r->s.reinit,
+                    r->s.steps);
     r->passes = n, r->calls = 0;
     for (int i = 0; i < n; i++)
         r->calls += pass[i].steps;

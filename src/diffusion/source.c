@@ -1,9 +1,10 @@
 /* source.c: where random tensors come from: white noise of a seed, or a prior over it.
  *
- * Two generators. "philox" makes a value a function of (seed, stream, absolute frame, channel, y, x), so that a
- * longer clip begins with the shorter one and no draw depends on another; the stream tells apart what the noise
- * is for: why<<28 | lane<<24 | pass<<16 | step. "torch" is one sequence, torch.randn([1,C,F,h,w]) call after
- * call: who asks first gets the first values, and absolute frames mean nothing.
+ * Two generators. "philox" makes a value a function of (seed, stream, absolute frame, channel, y, x), so
+ * that a longer clip begins with the shorter one and no draw depends on another; the stream tells apart
+ * what the noise is for: why<<28 | lane<<24 | pass<<16 | step. "torch" is one sequence,
+ * torch.randn([1,C,F,h,w]) call after call: who asks first gets the first values, and absolute frames
+ * mean nothing.
  *
  * Knows requests and generators. Refuses to know what a prior does with white noise. */
 #include "diffusion/diffusion.h"
@@ -14,8 +15,8 @@ static int draw_philox(void *self, const DrawReq *req, float *out)
 {
     const WhiteNoise *white = self;
     const int64_t last_start = (int64_t)UINT32_MAX - (req->shape.f - 1);
-    if (req->lane < 0 || req->lane > 15 || req->pass < 0 || req->pass > 255 || req->step < 0 || req->step > 65535 ||
-        req->frame0 < 0 || req->frame0 > last_start)
+    if (req->lane < 0 || req->lane > 15 || req->pass < 0 || req->pass > 255 || req->step < 0 ||
+        req->step > 65535 || req->frame0 < 0 || req->frame0 > last_start)
         return GIMBAL_EUSAGE;
     const uint32_t stream = (uint32_t)req->why << 28 | (uint32_t)req->lane << 24 | (uint32_t)req->pass << 16 |
                             (uint32_t)req->step;
@@ -37,9 +38,9 @@ int white_init(WhiteNoise *white, const char *rng, uint64_t seed, gimbal_error *
         white->torch = true;
         torch_seed(&white->rng, seed);
     } else if (!rng || strcmp(rng, "philox")) {
-        return fail_hint(err, GIMBAL_EUSAGE,
-                         "philox is gimbal's own, torch draws what PyTorch draws on a CPU",
-                         "random generator \"%s\" is unknown; expected philox or torch", rng ? rng : "(none)");
+        return fail_hint(
+            err, GIMBAL_EUSAGE, "philox is gimbal's own, torch draws what PyTorch draws on a CPU",
+            "random generator \"%s\" is unknown; expected philox or torch", rng ? rng : "(none)");
     }
     return GIMBAL_OK;
 }

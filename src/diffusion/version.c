@@ -32,8 +32,8 @@ static const char *isa_name(void)
 static void write_info(void)
 {
     const dnnl_version_t *v = dnnl_version();
-    snprintf(info, sizeof info, "gimbal %s, gcc-compatible compiler %s, oneDNN %d.%d.%d using %s%s", GIMBAL_VERSION, __VERSION__,
-             v->major, v->minor, v->patch, isa_name(),
+    snprintf(info, sizeof info, "gimbal %s, gcc-compatible compiler %s, oneDNN %d.%d.%d using %s%s",
+             GIMBAL_VERSION, __VERSION__, v->major, v->minor, v->patch, isa_name(),
 #ifdef GIMBAL_SANITIZED
              ", sanitizers on"
 #else

@@ -24,9 +24,10 @@ typedef struct {
     bool even;                                   /* chroma is halved both ways: sides must be even */
     bool bt709;                                  /* flagged as BT.709, limited range */
     double max_fps;
-    /* Rough anonymous memory while writing: fixed + per_pixel * W * H + per_frame_pixel * F * W * H, bytes.
-     */
+    /* Rough anonymous memory while writing, bytes: fixed + (per_pixel + per_frame_pixel * frames held) * W *
+     * H. */
     double fixed, per_pixel, per_frame_pixel;
+    int held; /* frames at most in the encoder at once; 0: all of the clip */
 } Format;
 #define FORMATS(X) X(mp4) X(gif) X(y4m) X(png)
 

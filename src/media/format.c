@@ -30,6 +30,10 @@ static const Format format_mp4 = {
     .even = true,
     .bt709 = true,
     .max_fps = 1000,
+    .fixed = 2.5e6,
+    .per_pixel = 12,
+    .per_frame_pixel = 4.3,
+    .held = 52, /* x264's lookahead and references */
 };
 
 /* One palette for the whole clip and ordered dithering: a still background stays still, which error diffusion
@@ -42,6 +46,9 @@ static const Format format_gif = {
     .muxer_options = "loop=0",
     .graph = "split[a][b];[a]palettegen=reserve_transparent=0[p];[b][p]paletteuse=dither=bayer:bayer_scale=3",
     .max_fps = 50,
+    .fixed = 34e6, /* tables of colours */
+    .per_pixel = 6,
+    .per_frame_pixel = 4.3,
 };
 
 static const Format format_y4m = {
@@ -51,6 +58,8 @@ static const Format format_y4m = {
     .graph = "scale=out_color_matrix=bt601:out_range=limited:flags=bicubic+accurate_rnd+full_chroma_int,"
              "format=yuv444p",
     .max_fps = 1000,
+    .fixed = 0.3e6,
+    .per_pixel = 10,
 };
 
 static const Format format_png = {
@@ -58,6 +67,8 @@ static const Format format_png = {
     .encoder = "png",
     .graph = "format=rgb24",
     .max_fps = 1000,
+    .fixed = 0.6e6,
+    .per_pixel = 5,
 };
 
 #define FORMAT_REF(name) &format_##name,
@@ -130,8 +141,9 @@ int name_parse(Name *name, const char *path, gimbal_error *err)
 
 int name_at(const Name *name, int i, char out[PATH_ROOM], gimbal_error *err)
 {
-    const int n = name->sequence ? snprintf(out, PATH_ROOM, "%s%0*d%s", name->head, name->digits, i, name->tail)
-                                 : snprintf(out, PATH_ROOM, "%s", name->head);
+    const int n = name->sequence
+                      ? snprintf(out, PATH_ROOM, "%s%0*d%s", name->head, name->digits, i, name->tail)
+                      : snprintf(out, PATH_ROOM, "%s", name->head);
     if (n < 0 || n >= PATH_ROOM)
         return fail(err, GIMBAL_EUSAGE, "%s%d%s: the path is too long", name->head, i, name->tail);
     return GIMBAL_OK;
@@ -228,5 +240,6 @@ uint64_t media_bytes(const char *path, int width, int height, int frames)
     if (!path || width < 1 || height < 1 || frames < 1 || format_find(&format, path, NULL))
         return 0;
     const double pixels = (double)width * height;
-    return (uint64_t)(format->fixed + (format->per_pixel + format->per_frame_pixel * frames) * pixels);
+    const int held = format->held ? MIN(frames, format->held) : frames;
+    return (uint64_t)(format->fixed + (format->per_pixel + format->per_frame_pixel * held) * pixels);
 }

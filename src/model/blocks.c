@@ -1,13 +1,15 @@
-/* blocks.c: what every U-Net and VAE is made of: ResNet block, attention, transformer over space or over time.
+/* blocks.c: what every U-Net and VAE is made of: ResNet block, attention, transformer over space or over
+ * time.
  *
  *     resnet       y = conv2(silu(norm2(conv1(silu(norm1(x))) + time))) + shortcut(x)
  *     attention    y = to_out(softmax(q k' / sqrt(d)) v) + x
- *     transformer  h = proj_in(norm(x));  per layer:  h += attn1(norm1(h));  h += attn2(norm2(h));  h += ff(norm3(h));
- *                  y = proj_out(h) + x
+ *     transformer  h = proj_in(norm(x));  per layer:  h += attn1(norm1(h));  h += attn2(norm2(h));  h +=
+ * ff(norm3(h)); y = proj_out(h) + x
  *
- * Over space attn1 looks at the frame's own pixels and attn2 at the text. Over time both look at the same pixel in all
- * frames of the clip, and the sinusoid pe[p,2m] = sin(p w), pe[p,2m+1] = cos(p w), w = 10000^(-2m/C), is added to what
- * they read (never to what the feed-forward reads). Everything stays [B*F,H,W,C]: attention over time works across rows.
+ * Over space attn1 looks at the frame's own pixels and attn2 at the text. Over time both look at the same
+ * pixel in all frames of the clip, and the sinusoid pe[p,2m] = sin(p w), pe[p,2m+1] = cos(p w), w =
+ * 10000^(-2m/C), is added to what they read (never to what the feed-forward reads). Everything stays
+ * [B*F,H,W,C]: attention over time works across rows.
  *
  * Knows ops and its own parameters. Refuses to know which network it stands in. */
 #include "model/model.h"
@@ -35,7 +37,8 @@ Tensor *tap(Cx *cx, Tensor *output, const char *fmt, ...)
     return output;
 }
 
-/* ---- ResNet block ------------------------------------------------------------------------------------------ */
+/* ---- ResNet block
+ * ------------------------------------------------------------------------------------------ */
 
 void resnet_params(Params *p, Resnet *r)
 {
@@ -70,7 +73,8 @@ Tensor *resnet_forward(Cx *cx, Resnet *r, Tensor *x, Tensor *time)
     return second.add ? op_conv2d(cx, h, &r->conv2[0], 1, pad, second) : NULL;
 }
 
-/* ---- attention ----------------------------------------------------------------------------------------------- */
+/* ---- attention
+ * ----------------------------------------------------------------------------------------------- */
 
 void attention_params(Params *p, const char *name, Attention *a)
 {
@@ -99,7 +103,8 @@ Tensor *attention_forward(Cx *cx, Attention *a, Tensor *x, Tensor *context, Tens
     return op_linear(cx, y, &a->out[0], (Epi){.bias = &a->out[1], .add = add});
 }
 
-/* ---- transformer ------------------------------------------------------------------------------------------------ */
+/* ---- transformer
+ * ------------------------------------------------------------------------------------------------ */
 
 /* table [L,C]; the angle is rounded to float32 as in the tables that adapter files carry. */
 static void sinusoid(float *table, int length, int width)
@@ -122,7 +127,8 @@ static Weight *computed_table(Arena *keep, int length, int width)
     if (!w || !table)
         return NULL;
     sinusoid(table, length, width);
-    *w = (Weight){.name = "pos_embed.pe", .kind = W_TABLE, .type = F32, .nd = 3, .n = {1, length, width}, .own = table};
+    *w = (Weight){
+        .name = "pos_embed.pe", .kind = W_TABLE, .type = F32, .nd = 3, .n = {1, length, width}, .own = table};
     return w;
 }
 
@@ -140,7 +146,8 @@ int transformer_init(Transformer *t, Arena *keep, int channels, int inner, int h
     if (max_frames)
         t->table = computed_table(keep, max_frames, inner);
     if (!t->blocks || (max_frames && !t->table))
-        return fail(err, GIMBAL_ENOMEM, "no memory for a transformer of %d layers, %d channels", layers, inner);
+        return fail(err, GIMBAL_ENOMEM, "no memory for a transformer of %d layers, %d channels", layers,
+                    inner);
     for (int i = 0; i < layers; i++) {
         const Attention self = {.width = inner, .inner = inner, .context = inner, .heads = heads};
         t->blocks[i].attn1 = t->blocks[i].attn2 = self;
@@ -188,7 +195,8 @@ static Tensor *layer_norm(Cx *cx, Tensor *h, Weight w[2])
 }
 
 /* h [B*F,S,inner] -> the same. */
-static Tensor *block_forward(Cx *cx, Transformer *t, TransformerBlock *b, Tensor *h, Tensor *context, int frames)
+static Tensor *block_forward(Cx *cx, Transformer *t, TransformerBlock *b, Tensor *h, Tensor *context,
+                             int frames)
 {
     const AttnArg arg = {.frames = frames, .in_time = t->temporal};
     const int64_t positions = h->n[1];
@@ -216,7 +224,8 @@ Tensor *transformer_forward(Cx *cx, Transformer *t, Tensor *x, Tensor *context, 
     if (!x || (!t->temporal && !context))
         return NULL;
     if (t->max_frames && frames > t->max_frames)
-        return cx_fail(cx, GIMBAL_EMODEL, "%d frames, but the motion modules know %d positions", frames, t->max_frames);
+        return cx_fail(cx, GIMBAL_EMODEL, "%d frames, but the motion modules know %d positions", frames,
+                       t->max_frames);
     const int64_t tokens[3] = {x->n[0], x->n[1] * x->n[2], t->inner};
     const int64_t picture[4] = {x->n[0], x->n[1], x->n[2], t->inner};
     const NormArg norm = {.groups = t->groups, .per = norm_per, .eps = transformer_group_eps};

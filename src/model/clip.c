@@ -1,10 +1,11 @@
 /* clip.c: CLIP's text encoder (Radford et al. 2021): tokens to the context that the U-Net reads.
  *
- *     h = token[ids] + position[0..L-1];  per layer:  h += attention(norm1(h)) (causal);  h += fc2(act(fc1(norm2(h))));
- *     context = final_norm(h)                                                     ids [L] -> [1,L,D]
+ *     h = token[ids] + position[0..L-1];  per layer:  h += attention(norm1(h)) (causal);  h +=
+ * fc2(act(fc1(norm2(h)))); context = final_norm(h)                                                     ids
+ * [L] -> [1,L,D]
  *
- * Padding is not masked: what follows the text is seen by nobody before it anyway. Knows transformers' CLIPTextModel config.
- * Refuses to know tokens' meaning, prompts and files. */
+ * Padding is not masked: what follows the text is seen by nobody before it anyway. Knows transformers'
+ * CLIPTextModel config. Refuses to know tokens' meaning, prompts and files. */
 #include "model/model.h"
 
 enum { MAX_CLIP_LAYERS = 64, MAX_CLIP_WIDTH = 16384 };
@@ -23,8 +24,9 @@ struct ClipText {
 };
 
 /* What exports of whole CLIP models, or older ones of this class, hold beside the encoder. */
-const char *const clip_ignore[] = {"text_model.embeddings.position_ids", "text_projection.weight", "logit_scale",
-                                   "visual_projection.weight", "vision_model.*", NULL};
+const char *const clip_ignore[] = {
+    "text_model.embeddings.position_ids", "text_projection.weight", "logit_scale",
+    "visual_projection.weight",           "vision_model.*",         NULL};
 
 int clip_width(const ClipText *c)
 {
@@ -43,9 +45,8 @@ int clip_vocab(const ClipText *c)
 
 static int read_config(ClipText *c, const json_t *j, const char *where, gimbal_error *err)
 {
-    static const ConfigRule rules[] = {{"model_type", "\"clip_text_model\""},
-                                       {"hidden_act", "\"quick_gelu\"|\"gelu\""},
-                                       {NULL, NULL}};
+    static const ConfigRule rules[] = {
+        {"model_type", "\"clip_text_model\""}, {"hidden_act", "\"quick_gelu\"|\"gelu\""}, {NULL, NULL}};
     const char *act;
     double eps;
     TRY(json_refuse(j, where, rules, err));
@@ -58,8 +59,9 @@ static int read_config(ClipText *c, const json_t *j, const char *where, gimbal_e
     TRY(json_get_text(j, where, "hidden_act", "quick_gelu", &act, err));
     TRY(json_get_real(j, where, "layer_norm_eps", 1e-5, &eps, err));
     if (c->width % c->heads)
-        return fail(err, GIMBAL_EMODEL, "%s: \"num_attention_heads\" is %d, expected a divisor of \"hidden_size\", %d",
-                    where, c->heads, c->width);
+        return fail(err, GIMBAL_EMODEL,
+                    "%s: \"num_attention_heads\" is %d, expected a divisor of \"hidden_size\", %d", where,
+                    c->heads, c->width);
     if (!(eps > 0 && eps < 1))
         return fail(err, GIMBAL_EMODEL, "%s: \"layer_norm_eps\" is %g, expected between 0 and 1", where, eps);
     c->eps = (float)eps;
@@ -100,7 +102,8 @@ void clip_params(void *clip, Params *p)
 {
     ClipText *c = clip;
     pv_in(p, "text_model");
-    pv_leaf(p, "embeddings.token_embedding.weight", &c->token, W_EMBEDDING, 2, (int64_t[]){c->vocab, c->width});
+    pv_leaf(p, "embeddings.token_embedding.weight", &c->token, W_EMBEDDING, 2,
+            (int64_t[]){c->vocab, c->width});
     pv_leaf(p, "embeddings.position_embedding.weight", &c->position, W_EMBEDDING, 2,
             (int64_t[]){c->positions, c->width});
     for (int i = 0; i < c->layers; i++) {
@@ -136,8 +139,8 @@ Tensor *clip_forward(Cx *cx, void *clip, Tensor **in)
         return NULL;
     const int64_t length = tensor_count(in[0]);
     if (length > c->positions)
-        return cx_fail(cx, GIMBAL_EMODEL, "text encoder: %lld tokens, but it knows %d positions", (long long)length,
-                       c->positions);
+        return cx_fail(cx, GIMBAL_EMODEL, "text encoder: %lld tokens, but it knows %d positions",
+                       (long long)length, c->positions);
     Tensor *h = op_embed(cx, &c->token, in[0], length);
     h = op_add(cx, h, op_embed(cx, &c->position, NULL, length));
     h = tap(cx, op_view(cx, h, 3, (int64_t[]){1, length, c->width}), "text_model.embeddings");

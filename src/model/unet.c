@@ -1,11 +1,12 @@
-/* unet.c: the denoising network: an image U-Net (Rombach et al. 2022) with motion modules (Guo et al. 2024) after its sites.
+/* unet.c: the denoising network: an image U-Net (Rombach et al. 2022) with motion modules (Guo et al. 2024)
+ * after its sites.
  *
  *     x [B*F,h,w,in], timestep, text  ->  prediction [B*F,h,w,out]
  *
- * A site is resnet -> [attention over space and text] -> [motion module]. Going down every site's output and every
- * downsampled tensor is kept as a skip; going up each site reads [current, skip]. Sizes that do not halve evenly work:
- * downsampling rounds up, and an upsampler goes to the size of the next skip. All widths of the up path follow from
- * playing the stack of skips through.
+ * A site is resnet -> [attention over space and text] -> [motion module]. Going down every site's output and
+ * every downsampled tensor is kept as a skip; going up each site reads [current, skip]. Sizes that do not
+ * halve evenly work: downsampling rounds up, and an upsampler goes to the size of the next skip. All widths
+ * of the up path follow from playing the stack of skips through.
  *
  * Knows blocks and the numbers in UnetShape. Refuses to know configs, files, guidance and samplers. */
 #include "model/model.h"
@@ -13,9 +14,9 @@
 #include <math.h>
 
 enum {
-    MAX_SITES = MAX_LAYERS + 1,                         /* of one level: the up path has one more than the down path */
-    MAX_SKIPS = 1 + MAX_LEVELS * (MAX_LAYERS + 1),      /* conv_in, all sites, all downsamplers */
-    MAX_TABLE = 1 << 22,                                /* values of one position table */
+    MAX_SITES = MAX_LAYERS + 1, /* of one level: the up path has one more than the down path */
+    MAX_SKIPS = 1 + MAX_LEVELS * (MAX_LAYERS + 1), /* conv_in, all sites, all downsamplers */
+    MAX_TABLE = 1 << 22,                           /* values of one position table */
 };
 static const int pad1[4] = {1, 1, 1, 1};
 
@@ -45,7 +46,8 @@ const UnetShape *unet_shape(const Unet *u)
     return &u->shape;
 }
 
-/* ---- checks -------------------------------------------------------------------------------------------------- */
+/* ---- checks
+ * -------------------------------------------------------------------------------------------------- */
 
 /* Does any transformer over space stand on level i? */
 static bool attends(const UnetShape *s, int i)
@@ -57,20 +59,23 @@ static int check_level(const UnetShape *s, int i, const char *where, gimbal_erro
 {
     const int w = s->width[i];
     if (w < 1 || w % s->groups)
-        return fail(err, GIMBAL_EMODEL, "%s: \"block_out_channels\"[%d] is %d, expected a multiple of \"norm_num_groups\", %d",
+        return fail(err, GIMBAL_EMODEL,
+                    "%s: \"block_out_channels\"[%d] is %d, expected a multiple of \"norm_num_groups\", %d",
                     where, i, w, s->groups);
     if (s->layers[i] < 1 || s->layers[i] > MAX_LAYERS)
-        return fail(err, GIMBAL_EMODEL, "%s: \"layers_per_block\" of level %d is %d, expected 1 to %d", where, i,
-                    s->layers[i], MAX_LAYERS);
+        return fail(err, GIMBAL_EMODEL, "%s: \"layers_per_block\" of level %d is %d, expected 1 to %d", where,
+                    i, s->layers[i], MAX_LAYERS);
     if (!attends(s, i))
         return GIMBAL_OK;
     if (s->heads[i] < 1 || w % s->heads[i])
         return fail(err, GIMBAL_EMODEL,
-                    "%s: \"attention_head_dim\" (the number of heads) of level %d is %d, expected a divisor of its %d channels",
+                    "%s: \"attention_head_dim\" (the number of heads) of level %d is %d, expected a divisor "
+                    "of its %d channels",
                     where, i, s->heads[i], w);
     if (s->depth[i] < 1)
-        return fail(err, GIMBAL_EMODEL, "%s: \"transformer_layers_per_block\" of level %d is %d, expected at least 1",
-                    where, i, s->depth[i]);
+        return fail(err, GIMBAL_EMODEL,
+                    "%s: \"transformer_layers_per_block\" of level %d is %d, expected at least 1", where, i,
+                    s->depth[i]);
     return GIMBAL_OK;
 }
 
@@ -81,16 +86,20 @@ static int check_motion(const UnetShape *s, int i, const char *where, gimbal_err
     if (!heads && !mid)
         return GIMBAL_OK;
     if (heads < 1 || w % heads)
-        return fail(err, GIMBAL_EMODEL,
-                    "%s: \"motion_num_attention_heads\" of level %d is %d, expected a divisor of its %d channels", where,
-                    i, heads, w);
+        return fail(
+            err, GIMBAL_EMODEL,
+            "%s: \"motion_num_attention_heads\" of level %d is %d, expected a divisor of its %d channels",
+            where, i, heads, w);
     if (s->motion_depth[i] < 1 || (mid && s->motion_mid_depth < 1))
-        return fail(err, GIMBAL_EMODEL, "%s: a motion module of level %d has no transformer layers", where, i);
+        return fail(err, GIMBAL_EMODEL, "%s: a motion module of level %d has no transformer layers", where,
+                    i);
     if (w % 2)
-        return fail(err, GIMBAL_EMODEL, "%s: level %d has %d channels; the positions of motion modules need an even number",
+        return fail(err, GIMBAL_EMODEL,
+                    "%s: level %d has %d channels; the positions of motion modules need an even number",
                     where, i, w);
     if (s->max_frames < 1 || s->max_frames > MAX_TABLE / w)
-        return fail(err, GIMBAL_EMODEL, "%s: \"motion_max_seq_length\" is %d, expected 1 to %d with %d channels", where,
+        return fail(err, GIMBAL_EMODEL,
+                    "%s: \"motion_max_seq_length\" is %d, expected 1 to %d with %d channels", where,
                     s->max_frames, MAX_TABLE / w, w);
     return GIMBAL_OK;
 }
@@ -100,11 +109,13 @@ int unet_check(const UnetShape *s, const char *where, const char *motion_where, 
     if (s->levels < 1 || s->levels > MAX_LEVELS)
         return fail(err, GIMBAL_EMODEL, "%s: %d levels, expected 1 to %d", where, s->levels, MAX_LEVELS);
     if (s->in < 1 || s->out < 1 || s->groups < 1 || s->context < 1)
-        return fail(err, GIMBAL_EMODEL, "%s: %d input, %d output channels, %d groups, text width %d; all must be positive",
-                    where, s->in, s->out, s->groups, s->context);
+        return fail(err, GIMBAL_EMODEL,
+                    "%s: %d input, %d output channels, %d groups, text width %d; all must be positive", where,
+                    s->in, s->out, s->groups, s->context);
     if (s->width[0] % 2)
-        return fail(err, GIMBAL_EMODEL, "%s: \"block_out_channels\"[0] is %d; the time embedding needs an even number",
-                    where, s->width[0]);
+        return fail(err, GIMBAL_EMODEL,
+                    "%s: \"block_out_channels\"[0] is %d; the time embedding needs an even number", where,
+                    s->width[0]);
     for (int i = 0; i < s->levels; i++)
         TRY(check_level(s, i, where, err));
     for (int i = 0; i < s->levels && s->motion; i++)
@@ -112,7 +123,8 @@ int unet_check(const UnetShape *s, const char *where, const char *motion_where, 
     return GIMBAL_OK;
 }
 
-/* ---- building -------------------------------------------------------------------------------------------------- */
+/* ---- building
+ * -------------------------------------------------------------------------------------------------- */
 
 typedef struct {
     const UnetShape *s;
@@ -133,14 +145,14 @@ static int build_site(Builder *b, Site *site, int i, bool attn, bool motion, int
     if (attn) {
         if (!(site->attn = arena_alloc(b->keep, sizeof *site->attn)))
             return fail(b->err, GIMBAL_ENOMEM, "no memory for the U-Net's blocks");
-        TRY(transformer_init(site->attn, b->keep, w, w, s->heads[i], s->context, s->groups, s->depth[i], false,
-                             s->linear_proj, 0, b->err));
+        TRY(transformer_init(site->attn, b->keep, w, w, s->heads[i], s->context, s->groups, s->depth[i],
+                             false, s->linear_proj, 0, b->err));
     }
     if (motion) {
         if (!(site->motion = arena_alloc(b->keep, sizeof *site->motion)))
             return fail(b->err, GIMBAL_ENOMEM, "no memory for the U-Net's blocks");
-        TRY(transformer_init(site->motion, b->keep, w, w, s->motion_heads[i], 0, s->groups, motion_depth, true, true,
-                             s->max_frames, b->err));
+        TRY(transformer_init(site->motion, b->keep, w, w, s->motion_heads[i], 0, s->groups, motion_depth,
+                             true, true, s->max_frames, b->err));
     }
     return GIMBAL_OK;
 }
@@ -197,7 +209,8 @@ int unet_build(Unet **out, Arena *keep, const UnetShape *shape, gimbal_error *er
     return GIMBAL_OK;
 }
 
-/* ---- parameters --------------------------------------------------------------------------------------------------- */
+/* ---- parameters
+ * --------------------------------------------------------------------------------------------------- */
 
 static void level_params(Params *p, Level *level, const char *resampler)
 {
@@ -283,7 +296,8 @@ void unet_motion_params(void *unet, Params *p)
     }
 }
 
-/* ---- forward ------------------------------------------------------------------------------------------------------- */
+/* ---- forward
+ * ------------------------------------------------------------------------------------------------------- */
 
 void timestep_features(double t, int width, float *out)
 {
@@ -298,12 +312,12 @@ void timestep_features(double t, int width, float *out)
 /* What stays the same through one call. */
 typedef struct {
     Cx *cx;
-    Graph motion;          /* with one GroupNorm statistic per clip, or per frame */
+    Graph motion;           /* with one GroupNorm statistic per clip, or per frame */
     Tensor *time, *context; /* [B,4*width0] through SiLU, [B,L,D] */
 } Flow;
 
-/* Graphs of the sites' parts, each recomputed by itself in training. Frames per clip follow from the shapes, so that a
- * graph's `self` is the part and nothing that a call must keep alive. */
+/* Graphs of the sites' parts, each recomputed by itself in training. Frames per clip follow from the shapes,
+ * so that a graph's `self` is the part and nothing that a call must keep alive. */
 static Tensor *resnet_graph(Cx *cx, void *resnet, Tensor **in)
 {
     return resnet_forward(cx, resnet, in[0], in[1]);
@@ -340,9 +354,11 @@ static Tensor *site_forward(const Flow *f, Site *site, Tensor *h, Tensor *skip, 
              : block(f->cx, resnet_graph, &site->resnet, (Tensor *[]){h, f->time}, 2);
     tap(f->cx, h, "%s.resnets.%d", path, j);
     if (site->attn && h)
-        h = tap(f->cx, block(f->cx, space_graph, site->attn, (Tensor *[]){h, f->context}, 2), "%s.attentions.%d", path, j);
+        h = tap(f->cx, block(f->cx, space_graph, site->attn, (Tensor *[]){h, f->context}, 2),
+                "%s.attentions.%d", path, j);
     if (site->motion && h)
-        h = tap(f->cx, block(f->cx, f->motion, site->motion, (Tensor *[]){h, f->time}, 2), "%s.motion_modules.%d", path, j);
+        h = tap(f->cx, block(f->cx, f->motion, site->motion, (Tensor *[]){h, f->time}, 2),
+                "%s.motion_modules.%d", path, j);
     return h;
 }
 
@@ -389,17 +405,20 @@ static bool inputs_fit(Cx *cx, const UnetCall *call, Tensor **in)
     if (!in[0] || !in[1] || !in[2])
         return false;
     if (call->frames < 1 || in[0]->nd != 4 || in[0]->n[0] % call->frames || in[0]->n[3] != s->in)
-        cx_fail(cx, GIMBAL_EMODEL, "U-Net: input of %lld frames x %lld channels, expected clips of %d frames x %d channels",
+        cx_fail(cx, GIMBAL_EMODEL,
+                "U-Net: input of %lld frames x %lld channels, expected clips of %d frames x %d channels",
                 (long long)in[0]->n[0], (long long)tensor_channels(in[0]), call->frames, s->in);
     else if (s->motion && call->frames > s->max_frames)
         cx_fail(cx, GIMBAL_EMODEL, "U-Net: %d frames, but its motion modules know %d positions", call->frames,
                 s->max_frames);
     else if (in[1]->nd != 2 || in[1]->n[0] != in[0]->n[0] / call->frames || in[1]->n[1] != s->width[0])
-        cx_fail(cx, GIMBAL_EMODEL, "U-Net: timestep features [%lld,%lld], expected [%lld,%d]", (long long)in[1]->n[0],
-                (long long)in[1]->n[1], (long long)in[0]->n[0] / call->frames, s->width[0]);
+        cx_fail(cx, GIMBAL_EMODEL, "U-Net: timestep features [%lld,%lld], expected [%lld,%d]",
+                (long long)in[1]->n[0], (long long)in[1]->n[1], (long long)in[0]->n[0] / call->frames,
+                s->width[0]);
     else if (in[2]->nd != 3 || in[2]->n[0] != in[1]->n[0] || in[2]->n[2] != s->context)
         cx_fail(cx, GIMBAL_EMODEL, "U-Net: text of %lld clips, width %lld, expected %lld clips, width %d",
-                (long long)in[2]->n[0], (long long)tensor_channels(in[2]), (long long)in[1]->n[0], s->context);
+                (long long)in[2]->n[0], (long long)tensor_channels(in[2]), (long long)in[1]->n[0],
+                s->context);
     return !cx_failed(cx);
 }
 
@@ -416,7 +435,8 @@ Tensor *unet_forward(Cx *cx, void *unet_call, Tensor **in)
         return NULL;
     const Flow f = {cx, call->norm_clip ? motion_clip_graph : motion_frame_graph, time, in[2]};
 
-    Tensor *skip[MAX_SKIPS], *h = op_conv2d(cx, in[0], &u->conv_in[0], 1, pad1, (Epi){.bias = &u->conv_in[1]});
+    Tensor *skip[MAX_SKIPS],
+        *h = op_conv2d(cx, in[0], &u->conv_in[0], 1, pad1, (Epi){.bias = &u->conv_in[1]});
     int n = 0;
     skip[n++] = tap(cx, h, "conv_in");
     for (int i = 0; i < u->shape.levels; i++)

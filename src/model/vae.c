@@ -4,8 +4,9 @@
  *       -> per level, widest first: resnets, then twice the size and a convolution (not after the last)
  *       -> norm, silu, conv_out -> pictures [N, 2^(levels-1) h, 2^(levels-1) w, 3], about -1..1
  *
- * Frames are independent. The mid attention is one head over all channels and pixels, with biases on q, k, v. All norms have
- * eps 1e-6. The encoder's parameters are declared, so that a file is bound whole, and nothing reads them yet.
+ * Frames are independent. The mid attention is one head over all channels and pixels, with biases on q, k, v.
+ * All norms have eps 1e-6. The encoder's parameters are declared, so that a file is bound whole, and nothing
+ * reads them yet.
  *
  * Knows diffusers' AutoencoderKL config. Refuses to know files, clips and how latents were made. */
 #include "model/model.h"
@@ -68,7 +69,8 @@ double vae_scaling(const Vae *v)
     return v->scaling;
 }
 
-/* ---- config ------------------------------------------------------------------------------------------------- */
+/* ---- config
+ * ------------------------------------------------------------------------------------------------- */
 
 static const ConfigRule rules[] = {
     {"_class_name", "\"AutoencoderKL\""},
@@ -88,7 +90,8 @@ static int check_types(const json_t *j, const char *where, const char *key, cons
     if (!list && levels == 1)
         return GIMBAL_OK;
     if (!json_is_array(list) || json_array_size(list) != (size_t)levels)
-        return fail(err, GIMBAL_EMODEL, "%s: \"%s\" must be a list of %d names, one for each of \"block_out_channels\"", where,
+        return fail(err, GIMBAL_EMODEL,
+                    "%s: \"%s\" must be a list of %d names, one for each of \"block_out_channels\"", where,
                     key, levels);
     for (int i = 0; i < levels; i++) {
         const char *type = json_string_value(json_array_get(list, (size_t)i));
@@ -105,10 +108,12 @@ static int check_numbers(const Vae *v, const char *where, gimbal_error *err)
     for (int i = 0; i < v->levels; i++)
         if (v->width[i] < 1 || v->width[i] > MAX_VAE_WIDTH || v->width[i] % v->groups)
             return fail(err, GIMBAL_EMODEL,
-                        "%s: \"block_out_channels\"[%d] is %d, expected a multiple of \"norm_num_groups\", %d, up to %d",
+                        "%s: \"block_out_channels\"[%d] is %d, expected a multiple of \"norm_num_groups\", "
+                        "%d, up to %d",
                         where, i, v->width[i], v->groups, MAX_VAE_WIDTH);
     if (!(v->scaling > 0) || !isfinite(v->scaling))
-        return fail(err, GIMBAL_EMODEL, "%s: \"scaling_factor\" is %g, expected a positive number", where, v->scaling);
+        return fail(err, GIMBAL_EMODEL, "%s: \"scaling_factor\" is %g, expected a positive number", where,
+                    v->scaling);
     return GIMBAL_OK;
 }
 
@@ -128,13 +133,15 @@ static int read_config(Vae *v, const json_t *j, const char *where, gimbal_error 
     if (!json_object_get(j, "block_out_channels"))
         v->width[0] = 64, v->levels = 1;
     if (!v->levels)
-        return fail(err, GIMBAL_EMODEL, "%s: \"block_out_channels\" is empty, expected 1 to %d widths", where, MAX_LEVELS);
+        return fail(err, GIMBAL_EMODEL, "%s: \"block_out_channels\" is empty, expected 1 to %d widths", where,
+                    MAX_LEVELS);
     TRY(check_types(j, where, "down_block_types", "DownEncoderBlock2D", v->levels, err));
     TRY(check_types(j, where, "up_block_types", "UpDecoderBlock2D", v->levels, err));
     return check_numbers(v, where, err);
 }
 
-/* ---- building ------------------------------------------------------------------------------------------------- */
+/* ---- building
+ * ------------------------------------------------------------------------------------------------- */
 
 static Resnet resnet_of(const Vae *v, int in, int out)
 {
@@ -145,7 +152,8 @@ static void build_mid(const Vae *v, Mid *mid, int width)
 {
     mid->first = mid->last = resnet_of(v, width, width);
     mid->attn.width = width, mid->attn.groups = v->groups;
-    mid->attn.attn = (Attention){.width = width, .inner = width, .context = width, .heads = 1, .qkv_bias = true};
+    mid->attn.attn =
+        (Attention){.width = width, .inner = width, .context = width, .heads = 1, .qkv_bias = true};
 }
 
 /* order +1: from the picture, narrow to wide; -1: back. */
@@ -179,7 +187,8 @@ int vae_build(Vae **out, Arena *keep, const json_t *config, const char *where, g
     return GIMBAL_OK;
 }
 
-/* ---- parameters -------------------------------------------------------------------------------------------------- */
+/* ---- parameters
+ * -------------------------------------------------------------------------------------------------- */
 
 static void mid_params(Params *p, Mid *mid, bool attention)
 {
@@ -197,7 +206,8 @@ static void mid_params(Params *p, Mid *mid, bool attention)
     pv_out(p);
 }
 
-static void coder_params(Params *p, const Vae *v, Coder *c, const char *name, const char *blocks, const char *resampler)
+static void coder_params(Params *p, const Vae *v, Coder *c, const char *name, const char *blocks,
+                         const char *resampler)
 {
     pv_in(p, "%s", name);
     pv_conv(p, "conv_in", c->conv_in, c->in, c->first, 3);
@@ -230,7 +240,8 @@ void vae_params(void *vae, Params *p)
         pv_conv(p, "post_quant_conv", v->post_quant_conv, v->latent, v->latent, 1);
 }
 
-/* ---- forward -------------------------------------------------------------------------------------------------------- */
+/* ---- forward
+ * -------------------------------------------------------------------------------------------------------- */
 
 static Tensor *resnet_graph(Cx *cx, void *resnet, Tensor **in)
 {
@@ -244,8 +255,10 @@ static Tensor *attention_graph(Cx *cx, void *mid, Tensor **in)
     Tensor *x = in[0];
     const int64_t tokens[3] = {x->n[0], x->n[1] * x->n[2], m->width};
     const int64_t picture[4] = {x->n[0], x->n[1], x->n[2], m->width};
-    Tensor *n = op_norm(cx, x, &m->norm[0], &m->norm[1], (NormArg){.groups = m->groups, .per = 1, .eps = vae_eps});
-    n = attention_forward(cx, &m->attn, op_view(cx, n, 3, tokens), NULL, op_view(cx, x, 3, tokens), (AttnArg){.frames = 1});
+    Tensor *n =
+        op_norm(cx, x, &m->norm[0], &m->norm[1], (NormArg){.groups = m->groups, .per = 1, .eps = vae_eps});
+    n = attention_forward(cx, &m->attn, op_view(cx, n, 3, tokens), NULL, op_view(cx, x, 3, tokens),
+                          (AttnArg){.frames = 1});
     return op_view(cx, n, 4, picture);
 }
 
@@ -277,10 +290,11 @@ Tensor *vae_decode(Cx *cx, void *vae, Tensor **in)
     if (!h)
         return NULL;
     if (h->nd != 4 || h->n[3] != v->latent)
-        return cx_fail(cx, GIMBAL_EMODEL, "VAE: latents of %lld channels, expected %d", (long long)tensor_channels(h),
-                       v->latent);
+        return cx_fail(cx, GIMBAL_EMODEL, "VAE: latents of %lld channels, expected %d",
+                       (long long)tensor_channels(h), v->latent);
     if (v->post_quant)
-        h = tap(cx, op_linear(cx, h, &v->post_quant_conv[0], (Epi){.bias = &v->post_quant_conv[1]}), "post_quant_conv");
+        h = tap(cx, op_linear(cx, h, &v->post_quant_conv[0], (Epi){.bias = &v->post_quant_conv[1]}),
+                "post_quant_conv");
     h = op_conv2d(cx, h, &c->conv_in[0], 1, pad1, (Epi){.bias = &c->conv_in[1]});
     h = mid_forward(cx, v, &c->mid, tap(cx, h, "decoder.conv_in"));
     for (int k = 0; k < v->levels; k++)

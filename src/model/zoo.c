@@ -13,7 +13,8 @@ const Family *family_at(int i)
     return i >= 0 && i < COUNT(families) ? families[i] : NULL;
 }
 
-/* "_class_name" of the U-Net's config; without one what model_index.json says: "unet": ["diffusers", CLASS]. */
+/* "_class_name" of the U-Net's config; without one what model_index.json says: "unet": ["diffusers", CLASS].
+ */
 static const char *unet_class(const FolderConfigs *c)
 {
     const char *name = json_string_value(json_object_get(c->unet, "_class_name"));
@@ -31,8 +32,9 @@ int family_find(const Family **out, const FolderConfigs *c, gimbal_error *err)
             return GIMBAL_OK;
         }
         const size_t at = strlen(known);
-        snprintf(&known[at], sizeof known - at, "%s%s (%s)", i ? ", " : "", families[i]->unet_class, families[i]->name);
+        snprintf(&known[at], sizeof known - at, "%s%s (%s)", i ? ", " : "", families[i]->unet_class,
+                 families[i]->name);
     }
-    return fail(err, GIMBAL_EMODEL, "%s: \"_class_name\" is %s; known are %s", c->unet_where ? c->unet_where : "U-Net config",
-                found ? quoted(found, q) : "absent", known);
+    return fail(err, GIMBAL_EMODEL, "%s: \"_class_name\" is %s; known are %s",
+                c->unet_where ? c->unet_where : "U-Net config", found ? quoted(found, q) : "absent", known);
 }

@@ -1,7 +1,7 @@
 /* call.c: one call of an operator as data: its tensors and weights, its text, its equal, and its execution.
  *
- * The plan compares calls, the probe groups them, the tape walks them back, opcheck runs them: all through here.
- * Knows what a Call holds. Refuses to know how a kernel works and why a call was made. */
+ * The plan compares calls, the probe groups them, the tape walks them back, opcheck runs them: all through
+ * here. Knows what a Call holds. Refuses to know how a kernel works and why a call was made. */
 #include "tensor/core.h"
 
 #include <inttypes.h>
@@ -9,12 +9,11 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define OP_NAME(op, name) [OP_##op] = name,
-static const char *const names[OP_COUNT] = {OPS(OP_NAME)};
-
 const char *op_name(OpCode op)
 {
-    return names[op];
+#define OP_NAME(op_, name) [OP_##op_] = name,
+    static const char *const names[OP_COUNT] = {OPS(OP_NAME)};
+    return op >= 0 && op < OP_COUNT ? names[op] : "unknown";
 }
 
 int call_tensors(const Call *c, Tensor *out[CALL_TENSORS])
@@ -97,7 +96,8 @@ static const char *weight_difference(const Weight *a, const Weight *b, bool plac
 {
     if (!a || !b || places)
         return a == b ? NULL : "weight";
-    if (a->nd != b->nd || memcmp(a->n, b->n, (size_t)a->nd * sizeof *a->n) || weight_given(a) != weight_given(b))
+    if (a->nd != b->nd || memcmp(a->n, b->n, (size_t)a->nd * sizeof *a->n) ||
+        weight_given(a) != weight_given(b))
         return "weight's shape";
     if (a->type != b->type || a->trainable != b->trainable)
         return "weight's type";
@@ -108,7 +108,8 @@ static bool same_attributes(const Call *a, const Call *b)
 {
     switch (a->op) {
     case OP_CONV2D:
-        return a->a.conv.stride == b->a.conv.stride && !memcmp(a->a.conv.pad, b->a.conv.pad, sizeof a->a.conv.pad);
+        return a->a.conv.stride == b->a.conv.stride &&
+               !memcmp(a->a.conv.pad, b->a.conv.pad, sizeof a->a.conv.pad);
     case OP_NORM:
         return a->a.norm.groups == b->a.norm.groups && a->a.norm.per == b->a.norm.per &&
                a->a.norm.eps == b->a.norm.eps && a->a.norm.act == b->a.norm.act;
@@ -140,7 +141,8 @@ const char *call_difference(const Call *a, const Call *b, bool places)
         diff = weight_difference(a->w[i], b->w[i], places);
     if (diff || (diff = weight_difference(a->epi.bias, b->epi.bias, places)) ||
         (diff = tensor_difference(a->epi.row, b->epi.row, places)) ||
-        (diff = tensor_difference(a->epi.add, b->epi.add, places)) || (diff = tensor_difference(a->out, b->out, false)))
+        (diff = tensor_difference(a->epi.add, b->epi.add, places)) ||
+        (diff = tensor_difference(a->out, b->out, false)))
         return diff;
     if (a->epi.act != b->epi.act || a->epi.scale != b->epi.scale || a->epi.row_per != b->epi.row_per)
         return "epilogue";
@@ -153,7 +155,7 @@ int call_text(const Call *c, Way way, char *out, size_t room)
         return snprintf(out, room, "gradient %s", shape_text(c->out->nd, c->out->n).s);
     const Tensor *x = c->n_in > 0 && c->in[0] ? c->in[0] : c->out;
     const Weight *w = c->w[0];
-    return snprintf(out, room, "%s%s %s%s%s%s%s", names[c->op], way == BACKWARD ? " backward" : "",
+    return snprintf(out, room, "%s%s %s%s%s%s%s", op_name(c->op), way == BACKWARD ? " backward" : "",
                     shape_text(x->nd, x->n).s, w ? "x" : "", w ? shape_text(w->nd, w->n).s : "", w ? " " : "",
                     w ? w->name : "");
 }
@@ -164,7 +166,7 @@ int call_execute(Cx *cx, const Backend *backend, Call *c, bool backward)
 {
     c->tmp = NULL;
     if (c->scratch && !(c->tmp = alloc_array(c->scratch, 1))) {
-        cx_fail(cx, GIMBAL_ENOMEM, "%s: no memory for %zu bytes of scratch", names[c->op], c->scratch);
+        cx_fail(cx, GIMBAL_ENOMEM, "%s: no memory for %zu bytes of scratch", op_name(c->op), c->scratch);
         return cx->err->code;
     }
     const int code = (backward ? backend->backward : backend->forward)[c->op](cx, c);
@@ -177,7 +179,7 @@ int call_run(Cx *cx, const Backend *backend, Call *c, bool backward)
 {
     c->scratch = 0;
     if (!(backward ? backend->backward : backend->forward)[c->op] || !backend->supports(cx, c, backward)) {
-        cx_fail(cx, GIMBAL_ENOSUP, "%s does not do this %s%s", backend->name, names[c->op],
+        cx_fail(cx, GIMBAL_ENOSUP, "%s does not do this %s%s", backend->name, op_name(c->op),
                 backward ? " backward" : "");
         return GIMBAL_ENOSUP;
     }
@@ -214,11 +216,12 @@ int call_watch(Cx *cx, const Call *c, int number, const Weight *before)
 {
     if (!cx->watch || tensor_finite(c->out))
         return GIMBAL_OK;
-    char layer[sizeof c->w[0]->name], at[32] = "", after[sizeof layer + 8] = "", cause[sizeof layer + 64] = "";
+    char layer[sizeof c->w[0]->name], at[32] = "", after[sizeof layer + 8] = "",
+                                      cause[sizeof layer + 64] = "";
     if (c->w[0])
         layer_name(c->w[0], layer, sizeof layer);
     else
-        snprintf(layer, sizeof layer, "%s", names[c->op]);
+        snprintf(layer, sizeof layer, "%s", op_name(c->op));
     if (number >= 0)
         snprintf(at, sizeof at, ", call %d", number);
     if (!c->w[0] && before)
@@ -232,8 +235,9 @@ int call_watch(Cx *cx, const Call *c, int number, const Weight *before)
     for (int i = call_weights(c, w) - 1; i >= 0; i--)
         if (!weight_finite(w[i]))
             snprintf(cause, sizeof cause, "; the model's own %s is not finite", w[i]->name);
-    return fail_hint(cx->err, GIMBAL_EVALUE,
-                     "overflow from too large a guidance scale or input, or damaged weights; try a lower --cfg",
-                     "%s: values turned non-finite (%s %s%s%s)%s", layer, names[c->op],
-                     shape_text(c->out->nd, c->out->n).s, at, after, cause);
+    return fail_hint(
+        cx->err, GIMBAL_EVALUE,
+        "overflow from too large a guidance scale or input, or damaged weights; try a lower --cfg",
+        "%s: values turned non-finite (%s %s%s%s)%s", layer, op_name(c->op),
+        shape_text(c->out->nd, c->out->n).s, at, after, cause);
 }

@@ -1,8 +1,9 @@
 /* core.h: what the files of tensor/ share and nobody else sees: how a checked call becomes a tensor.
  *
- * An operator's front (ops.c) checks shapes, fills a Call and hands it to issue(). What happens then is the mode's
- * business: eager runs it, dry writes it into the plan, run compares it with the plan and runs it at its place. The
- * tape (tape.c) hands in backward calls and gradient buffers by the same door, so that they are planned alike. */
+ * An operator's front (ops.c) checks shapes, fills a Call and hands it to issue(). What happens then is the
+ * mode's business: eager runs it, dry writes it into the plan, run compares it with the plan and runs it at
+ * its place. The tape (tape.c) hands in backward calls and gradient buffers by the same door, so that they
+ * are planned alike. */
 #ifndef CORE_H
 #define CORE_H
 
@@ -17,7 +18,8 @@ enum { CALL_TENSORS = 2 * MAX_KV + 3, CALL_WEIGHTS = 3 };
 
 /* ---- tensor.c ---- */
 
-/* A dense tensor without data, from the arena of the current mode. NULL with an error for impossible sizes. */
+/* A dense tensor without data, from the arena of the current mode. NULL with an error for impossible sizes.
+ */
 Tensor *header(Cx *, DType, int nd, const int64_t *n);
 /* The same from a given arena. */
 Tensor *header_in(Cx *, Arena *, DType, int nd, const int64_t *n);
@@ -56,14 +58,15 @@ enum { READS_IN = 1, READS_OUT = 2 };
 int backward_reads(OpCode);
 /* The first backend of the chain that does this call; sets call->scratch. NULL with an error. */
 const Backend *call_choose(Cx *, Call *, bool backward);
-/* What differs between two calls, or NULL. places: weights and memory count, not only shapes and attributes. */
+/* What differs between two calls, or NULL. places: weights and memory count, not only shapes and attributes.
+ */
 const char *call_difference(const Call *, const Call *, bool places);
 /* "conv2d [2,8,8,4]x[32,4,3,3] conv_in.weight" */
 int call_text(const Call *, Way, char *out, size_t room);
 /* Runs one direction with memory for `scratch` that lives during the call. */
 int call_execute(Cx *, const Backend *, Call *, bool backward);
-/* With cx->watch: fails when the call's output is not finite. number: of the call in its run, or -1; before: the
- * last weight met, for ops that have none. */
+/* With cx->watch: fails when the call's output is not finite. number: of the call in its run, or -1; before:
+ * the last weight met, for ops that have none. */
 int call_watch(Cx *, const Call *, int number, const Weight *before);
 
 /* ---- plan.c ---- */

@@ -1,10 +1,12 @@
 /* ops.c: the fronts of all operators: what shapes must fit, what comes out, what it costs.
  *
- * A front checks everything that a kernel relies on, so that kernels check nothing, and says what is wrong with the
- * op's and the layer's name, expected and found. Then it hands a Call to issue(). Shapes are in tensor.h.
+ * A front checks everything that a kernel relies on, so that kernels check nothing, and says what is wrong
+ * with the op's and the layer's name, expected and found. Then it hands a Call to issue(). Shapes are in
+ * tensor.h.
  *
- * On a tape an activation fused behind a convolution or linear becomes an op of its own: backward kernels then need
- * not keep or recompute what lay before it. Inside block() the same holds, so that both runs have the same bits.
+ * On a tape an activation fused behind a convolution or linear becomes an op of its own: backward kernels
+ * then need not keep or recompute what lay before it. Inside block() the same holds, so that both runs have
+ * the same bits.
  *
  * Knows shapes. Refuses to know what a network is and how a kernel works. */
 #include "tensor/core.h"
@@ -64,7 +66,8 @@ static bool per_channel(Cx *cx, const Call *c, const Weight *w, int64_t channels
 {
     if (w->nd == 1 && w->n[0] == channels)
         return true;
-    return wrong(cx, c, "parameter %s has shape %s, expected [%" PRId64 "]", w->name, shape_of_weight(w).s, channels);
+    return wrong(cx, c, "parameter %s has shape %s, expected [%" PRId64 "]", w->name, shape_of_weight(w).s,
+                 channels);
 }
 
 static bool same_shape(const Tensor *a, int nd, const int64_t *n)
@@ -87,7 +90,8 @@ static Tensor *finish_like(Cx *cx, Call *c, const Tensor *x, double cost)
 
 /* ---- convolution and linear ---- */
 
-/* n: the product's shape, whose last size is the weight's output channels; row and bias join before the activation. */
+/* n: the product's shape, whose last size is the weight's output channels; row and bias join before the
+ * activation. */
 static bool epilogue_fits(Cx *cx, const Call *c, int nd, const int64_t *n)
 {
     const Epi *e = &c->epi;
@@ -100,8 +104,8 @@ static bool epilogue_fits(Cx *cx, const Call *c, int nd, const int64_t *n)
     if (e->row && (tensor_channels(e->row) != channels || e->row_per < 1 ||
                    (rows + e->row_per - 1) / e->row_per > tensor_rows(e->row)))
         return wrong(cx, c,
-                     "row addition %s, each row for %" PRId64 " rows, does not fit %" PRId64 " rows of %" PRId64
-                     " channels",
+                     "row addition %s, each row for %" PRId64 " rows, does not fit %" PRId64
+                     " rows of %" PRId64 " channels",
                      shape_of(e->row).s, e->row_per, rows, channels);
     if (e->act == ACT_GEGLU && channels % 2)
         return wrong(cx, c, "GEGLU needs an even number of channels, found %" PRId64, channels);
@@ -124,7 +128,8 @@ static Tensor *with_epilogue(Cx *cx, Call *c, int nd, int64_t *n)
         return finish(cx, c, nd, out);
 
     if (e.scale != 0.0f && e.scale != 1.0f)
-        return wrong(cx, c, "an activation and a scale (%g) in one epilogue have no gradient", (double)e.scale);
+        return wrong(cx, c, "an activation and a scale (%g) in one epilogue have no gradient",
+                     (double)e.scale);
     c->epi.act = ACT_NONE;
     c->epi.add = NULL;
     Tensor *y = op_act(cx, finish(cx, c, nd, n), e.act);
@@ -138,17 +143,18 @@ Tensor *op_conv2d(Cx *cx, Tensor *x, Weight *w, int stride, const int pad[4], Ep
     if (!ready(cx, &c, 1))
         return NULL;
     if (x->nd != 4 || w->nd != 4)
-        return wrong(cx, &c, "x %s and weight %s must have 4 dimensions each", shape_of(x).s, shape_of_weight(w).s);
+        return wrong(cx, &c, "x %s and weight %s must have 4 dimensions each", shape_of(x).s,
+                     shape_of_weight(w).s);
     if (x->n[3] != w->n[1])
-        return wrong(cx, &c, "x %s has %" PRId64 " channels, weight %s expects %" PRId64, shape_of(x).s, x->n[3],
-                     shape_of_weight(w).s, w->n[1]);
+        return wrong(cx, &c, "x %s has %" PRId64 " channels, weight %s expects %" PRId64, shape_of(x).s,
+                     x->n[3], shape_of_weight(w).s, w->n[1]);
     if (epi.act == ACT_GEGLU)
         return wrong(cx, &c, "GEGLU follows a linear only");
 
     const int64_t high = x->n[1] + pad[0] + pad[1] - w->n[2], wide = x->n[2] + pad[2] + pad[3] - w->n[3];
     if (stride < 1 || MIN(MIN(pad[0], pad[1]), MIN(pad[2], pad[3])) < 0 || high < 0 || wide < 0)
-        return wrong(cx, &c, "x %s with padding %d,%d,%d,%d and stride %d is too small for weight %s", shape_of(x).s,
-                     pad[0], pad[1], pad[2], pad[3], stride, shape_of_weight(w).s);
+        return wrong(cx, &c, "x %s with padding %d,%d,%d,%d and stride %d is too small for weight %s",
+                     shape_of(x).s, pad[0], pad[1], pad[2], pad[3], stride, shape_of_weight(w).s);
     int64_t n[4] = {x->n[0], high / stride + 1, wide / stride + 1, w->n[0]};
     c.flops = 2.0 * (double)(n[0] * n[1] * n[2]) * (double)weight_count(w);
     return with_epilogue(cx, &c, 4, n);
@@ -186,8 +192,8 @@ Tensor *op_norm(Cx *cx, Tensor *x, Weight *scale, Weight *shift, NormArg arg)
     if (!(arg.eps >= 0.0f) || arg.groups < 0)
         return wrong(cx, &c, "%d groups with epsilon %g cannot be", arg.groups, (double)arg.eps);
     if (arg.groups && (channels % arg.groups || arg.per < 1 || x->n[0] % arg.per))
-        return wrong(cx, &c, "x %s cannot be cut into %d groups of channels with %d frames per statistic", shape_of(x).s,
-                     arg.groups, arg.per);
+        return wrong(cx, &c, "x %s cannot be cut into %d groups of channels with %d frames per statistic",
+                     shape_of(x).s, arg.groups, arg.per);
     return finish_like(cx, &c, x, arg.act == ACT_SILU ? 12 : 8);
 }
 
@@ -200,8 +206,9 @@ static bool kv_fits(Cx *cx, const Call *c, const Tensor *q, const Kv *kv, AttnAr
     if (!same_shape(kv->v, k->nd, k->n))
         return wrong(cx, c, "keys %s and values %s differ in shape", shape_of(k).s, shape_of(kv->v).s);
     if (k->nd != 3 || k->n[0] != sets || k->n[2] != q->n[2])
-        return wrong(cx, c, "keys %s do not fit queries %s: expected [%" PRId64 ",*,%" PRId64 "], %s", shape_of(k).s,
-                     shape_of(q).s, sets, q->n[2], own ? "one set per frame" : "one set per clip");
+        return wrong(cx, c, "keys %s do not fit queries %s: expected [%" PRId64 ",*,%" PRId64 "], %s",
+                     shape_of(k).s, shape_of(q).s, sets, q->n[2],
+                     own ? "one set per frame" : "one set per clip");
     if (own && (arg.in_time || arg.causal) && k->n[1] != q->n[1])
         return wrong(cx, c, "keys %s and queries %s must have the same positions in time or causal attention",
                      shape_of(k).s, shape_of(q).s);
@@ -224,7 +231,8 @@ Tensor *op_attention(Cx *cx, Tensor *q, const Kv *kv, int n_kv, AttnArg arg)
     if (!ready(cx, &c, 0))
         return NULL;
     if (q->nd != 3 || arg.heads < 1 || q->n[2] % arg.heads || arg.frames < 1 || q->n[0] % arg.frames)
-        return wrong(cx, &c, "queries %s cannot be [clips*frames,positions,channels] with %d frames and %d heads",
+        return wrong(cx, &c,
+                     "queries %s cannot be [clips*frames,positions,channels] with %d frames and %d heads",
                      shape_of(q).s, arg.frames, arg.heads);
     double keys = 0;
     for (int i = 0; i < n_kv; i++) {
@@ -312,7 +320,8 @@ Tensor *op_embed(Cx *cx, Weight *table, Tensor *ids, int64_t count)
     if (!ids && (count < 1 || count > rows))
         return wrong(cx, &c, "%" PRId64 " rows asked of table %s", count, shape_of_weight(table).s);
     if (ids && (ids->type != I32 || ids->nd != 1 || ids->n[0] != count))
-        return wrong(cx, &c, "ids are %s %s, expected I32 [%" PRId64 "]", dtype_name(ids->type), shape_of(ids).s, count);
+        return wrong(cx, &c, "ids are %s %s, expected I32 [%" PRId64 "]", dtype_name(ids->type),
+                     shape_of(ids).s, count);
     c.in[0] = ids;
     c.n_in = ids ? 1 : 0;
     return finish(cx, &c, 2, (int64_t[]){count, width});

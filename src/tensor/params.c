@@ -1,7 +1,8 @@
 /* params.c: the visitor that a network's parameters are declared to, once.
  *
- * A walk carries the path from the root; pv_in and pv_out enter and leave a name, pv_leaf hands one parameter with
- * its full name, kind and shape to `leaf`. Counting, binding, initialising, saving and printing are leaf functions.
+ * A walk carries the path from the root; pv_in and pv_out enter and leave a name, pv_leaf hands one parameter
+ * with its full name, kind and shape to `leaf`. Counting, binding, initialising, saving and printing are leaf
+ * functions.
  *
  * Knows names and shapes. Refuses to know files and devices. */
 #include "tensor/tensor.h"
@@ -20,8 +21,8 @@ static bool path_add(Params *p, const char *name)
 {
     const size_t dot = p->at > 0, length = strlen(name);
     if (length + dot >= sizeof p->path - p->at) {
-        stop(p, fail(p->err, GIMBAL_EMODEL, "the name of a parameter, %s.%.80s, is longer than %zu letters", p->path,
-                     name, sizeof p->path - 1));
+        stop(p, fail(p->err, GIMBAL_EMODEL, "the name of a parameter, %s.%.80s, is longer than %zu letters",
+                     p->path, name, sizeof p->path - 1));
         return false;
     }
     if (dot)
@@ -39,7 +40,8 @@ void pv_in(Params *p, const char *fmt, ...)
     vsnprintf(name, sizeof name, fmt, args);
     va_end(args);
     if (p->depth >= COUNT(p->mark))
-        stop(p, fail(p->err, GIMBAL_EMODEL, "%s.%.80s: more than %d levels of names", p->path, name, COUNT(p->mark)));
+        stop(p, fail(p->err, GIMBAL_EMODEL, "%s.%.80s: more than %d levels of names", p->path, name,
+                     COUNT(p->mark)));
     else
         p->mark[p->depth] = (unsigned char)p->at;
     p->depth++; /* also after a failure, so that every pv_out finds its pv_in */

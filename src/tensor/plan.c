@@ -1,14 +1,15 @@
 /* plan.c: the dry run, lifetimes, packed offsets, and the replay.
  *
- *     dry    every call becomes a step: kernel chosen, result and scratch become slots, inputs' lives prolonged
- *     pack   slots that live at the same time get disjoint bytes of one block; 64-byte aligned
- *     run    step k of the run must be step k of the plan; its kernel runs at its place
+ *     dry    every call becomes a step: kernel chosen, result and scratch become slots, inputs' lives
+ * prolonged pack   slots that live at the same time get disjoint bytes of one block; 64-byte aligned run step
+ * k of the run must be step k of the plan; its kernel runs at its place
  *
- * A slot lives over steps [first, last]. Packing is greedy: slots in some order, each at the lowest offset that no
- * slot of overlapping life covers. plan_bound, the largest sum of bytes alive at one step, is what no packing beats.
+ * A slot lives over steps [first, last]. Packing is greedy: slots in some order, each at the lowest offset
+ * that no slot of overlapping life covers. plan_bound, the largest sum of bytes alive at one step, is what no
+ * packing beats.
  *
- * Compiled with GIMBAL_POISON, every slot is filled with NaNs once it is dead, so that a wrong lifetime shows.
- * Knows calls and bytes. Refuses to know what operators compute. */
+ * Compiled with GIMBAL_POISON, every slot is filled with NaNs once it is dead, so that a wrong lifetime
+ * shows. Knows calls and bytes. Refuses to know what operators compute. */
 #include "tensor/core.h"
 
 #include <limits.h>
@@ -145,8 +146,8 @@ static int note(Cx *cx, Call *c, Way way)
     Plan *p = cx->plan;
     Step s = {.way = way, .out = -1, .scratch = -1};
     if (!all_ours(p, c)) {
-        cx_fail(cx, GIMBAL_EMODEL, "%s: given a tensor that another plan made; wrap its data with tensor_input",
-                op_name(c->op));
+        cx_fail(cx, GIMBAL_EMODEL,
+                "%s: given a tensor that another plan made; wrap its data with tensor_input", op_name(c->op));
         return GIMBAL_EMODEL;
     }
     if (way != GRADIENT && !(s.backend = call_choose(cx, c, way == BACKWARD)))
@@ -186,7 +187,8 @@ static size_t live_bound(const Plan *p, int64_t *change)
     return (size_t)most;
 }
 
-/* Lowest offset for slot s beside those already placed, which are sorted by offset; *at: where to put it in them. */
+/* Lowest offset for slot s beside those already placed, which are sorted by offset; *at: where to put it in
+ * them. */
 static size_t lowest_fit(const Slot *slots, const Slot *s, const int *placed, int n, int *at)
 {
     size_t end = 0;
@@ -230,7 +232,8 @@ static int by_size(const void *a, const void *b, void *slots)
     const Slot *x = (const Slot *)slots + *(const int *)a, *y = (const Slot *)slots + *(const int *)b;
     if (x->bytes != y->bytes)
         return x->bytes < y->bytes ? 1 : -1;
-    return x->first != y->first ? (x->first > y->first) - (x->first < y->first) : *(const int *)a - *(const int *)b;
+    return x->first != y->first ? (x->first > y->first) - (x->first < y->first)
+                                : *(const int *)a - *(const int *)b;
 }
 
 static int by_birth(const void *a, const void *b, void *slots)
@@ -387,7 +390,8 @@ static int differs(Cx *cx, const char *what, const Step *planned, const Call *me
         call_text(met, way, have, sizeof have);
     return fail_hint(cx->err, GIMBAL_EMODEL,
                      "the shapes or the network changed since plan_make, or the model's code looked at data",
-                     "call %d differs from the plan in its %s: planned %s, met %s", cx->plan->at, what, want, have);
+                     "call %d differs from the plan in its %s: planned %s, met %s", cx->plan->at, what, want,
+                     have);
 }
 
 /* Step k of the plan, if this call is it. */
@@ -471,7 +475,9 @@ int perform(Cx *cx, Call *c, Way way)
 {
     if (halted(cx))
         return cx->err->code;
-    const int code = cx->mode == DRY ? note(cx, c, way) : cx->mode == RUN ? replay(cx, c, way) : eager(cx, c, way);
+    const int code = cx->mode == DRY   ? note(cx, c, way)
+                     : cx->mode == RUN ? replay(cx, c, way)
+                                       : eager(cx, c, way);
     if (code && !cx_failed(cx)) /* a kernel that returns a code without a message */
         cx_fail(cx, code, "%s failed", op_name(c->op));
     return code;
@@ -519,13 +525,14 @@ Tensor *plan_run(Cx *cx, Plan *p, Graph graph, void *self, Tensor **in)
     if (halted(cx))
         return NULL;
     if (p->bytes && (!cx->work || cx->work_bytes < p->bytes))
-        return cx_fail(cx, GIMBAL_ENOMEM, "the plan needs %zu bytes of working memory, given are %zu", p->bytes,
-                       cx->work ? cx->work_bytes : 0);
+        return cx_fail(cx, GIMBAL_ENOMEM, "the plan needs %zu bytes of working memory, given are %zu",
+                       p->bytes, cx->work ? cx->work_bytes : 0);
     Tensor *result = run_once(cx, p, graph, self, in);
     if (!result || tensor_finite(result))
         return result;
     cx->watch = true; /* once more, to find where it began */
     run_once(cx, p, graph, self, in);
     cx->watch = false;
-    return cx_fail(cx, GIMBAL_EVALUE, "the network's result is not finite, and no operator's alone is to blame");
+    return cx_fail(cx, GIMBAL_EVALUE,
+                   "the network's result is not finite, and no operator's alone is to blame");
 }

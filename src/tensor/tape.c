@@ -1,12 +1,14 @@
-/* tape.c: gradients by walking recorded calls backwards, and blocks that run again instead of being remembered.
+/* tape.c: gradients by walking recorded calls backwards, and blocks that run again instead of being
+ * remembered.
  *
  *     forward    y = f(x, w)  is written down when x or w wants a gradient
  *     backward   in reverse:  dx += f'(x, w) dy,  dw += ...
- *     block      remembers its inputs and result; in backward it runs once more on a tape of its own, which is
- *                walked with the gradient of the old result. The same kernels on the same bits: same gradients.
+ *     block      remembers its inputs and result; in backward it runs once more on a tape of its own, which
+ * is walked with the gradient of the old result. The same kernels on the same bits: same gradients.
  *
- * Gradients of tensors are tensors like others: born zeroed at their first use, planned, dead after their last.
- * A view has none of its own; grad_of points into its owner's. Gradients of weights live outside every plan.
+ * Gradients of tensors are tensors like others: born zeroed at their first use, planned, dead after their
+ * last. A view has none of its own; grad_of points into its owner's. Gradients of weights live outside every
+ * plan.
  *
  * Knows which call led to which tensor. Refuses to know what a kernel computes. */
 #include "tensor/core.h"
@@ -145,7 +147,8 @@ static int block_backward(Cx *cx, Node *node)
     Tensor *out = node->graph(cx, node->self, node->in);
     cx->tape = NULL;
     if (out) {
-        owner(out)->grad = owner(node->call.out)->grad; /* same shape; the old result's own data may be dead */
+        owner(out)->grad =
+            owner(node->call.out)->grad; /* same shape; the old result's own data may be dead */
         walk(cx, inner);
     }
     tape_free(inner);
@@ -188,10 +191,10 @@ int backward(Cx *cx, Tensor *loss)
         return cx->err->code;
     if (!loss || !cx->tape || tensor_count(loss) != 1 || !owner(loss)->need_grad) {
         cx_fail(cx, GIMBAL_EMODEL, "backward: %s",
-                !loss                      ? "given no loss"
-                : !cx->tape                ? "the context has no tape"
-                : tensor_count(loss) != 1  ? "the loss is not a single number"
-                                           : "nothing that can be trained led to the loss");
+                !loss                     ? "given no loss"
+                : !cx->tape               ? "the context has no tape"
+                : tensor_count(loss) != 1 ? "the loss is not a single number"
+                                          : "nothing that can be trained led to the loss");
         return GIMBAL_EMODEL;
     }
     Tape *tape = cx->tape;

@@ -1,7 +1,8 @@
 /* tensor.c: number formats, tensors as headers, views, weights' bytes, and the context.
  *
- * A tensor is rows x channels with `ld` elements from row to row; a view is another header on the owner's memory.
- * Weights come in whatever type and at whatever alignment their file has; widen() reads any of them as float32.
+ * A tensor is rows x channels with `ld` elements from row to row; a view is another header on the owner's
+ * memory. Weights come in whatever type and at whatever alignment their file has; widen() reads any of them
+ * as float32.
  *
  * Knows bytes and shapes. Refuses to know operators, plans' insides and files. */
 #include "tensor/core.h"
@@ -44,8 +45,9 @@ static inline float float_of(uint32_t bits)
     return x;
 }
 
-/* Exponent and fraction of the half, put where a float has them, are the value times 2^-112, subnormals included;
- * only infinities and NaNs need their exponent filled up. Branch-free, so that the loop becomes vector code. */
+/* Exponent and fraction of the half, put where a float has them, are the value times 2^-112, subnormals
+ * included; only infinities and NaNs need their exponent filled up. Branch-free, so that the loop becomes
+ * vector code. */
 static inline float half_value(uint16_t h)
 {
     const float magnitude = float_of((uint32_t)(h & 0x7fff) << 13) * 0x1p112f;
@@ -175,8 +177,8 @@ Text shape_text(int nd, const int64_t *n)
     return t;
 }
 
-/* More elements than any machine holds are a fault of some size upstream; refusing them here keeps every later
- * product of dimensions inside 64 bits. */
+/* More elements than any machine holds are a fault of some size upstream; refusing them here keeps every
+ * later product of dimensions inside 64 bits. */
 static const int64_t max_count = (int64_t)1 << 42;
 
 static bool shape_possible(int nd, const int64_t *n)
@@ -195,7 +197,8 @@ Tensor *header_in(Cx *cx, Arena *arena, DType type, int nd, const int64_t *n)
     if (cx_failed(cx))
         return NULL;
     if (!shape_possible(nd, n))
-        return cx_fail(cx, GIMBAL_EMODEL, "a tensor of shape %s cannot be: sizes must be 1 to 5, positive and fit memory",
+        return cx_fail(cx, GIMBAL_EMODEL,
+                       "a tensor of shape %s cannot be: sizes must be 1 to 5, positive and fit memory",
                        shape_text(MIN(nd, MAX_DIMS), n).s);
     Tensor *t = arena_alloc(arena, sizeof *t);
     if (!t)
@@ -251,8 +254,8 @@ Tensor *op_view(Cx *cx, Tensor *x, int nd, const int64_t *n)
     const bool dense = x->ld == tensor_channels(x);
     if (!dense && n[nd - 1] != tensor_channels(x))
         return cx_fail(cx, GIMBAL_EMODEL,
-                       "view: %s is a range of channels (row stride %" PRId64 "), so %s must keep its %" PRId64
-                       " channels",
+                       "view: %s is a range of channels (row stride %" PRId64
+                       "), so %s must keep its %" PRId64 " channels",
                        shape_text(x->nd, x->n).s, x->ld, shape_text(nd, n).s, tensor_channels(x));
     Tensor *v = view_of(cx, x, nd, n, 0);
     if (v && dense)
@@ -266,8 +269,8 @@ Tensor *op_channels(Cx *cx, Tensor *x, int64_t from, int64_t width)
         return cx_fail(cx, GIMBAL_EMODEL, "channels: given no tensor");
     const int64_t channels = tensor_channels(x);
     if (from < 0 || width < 1 || from > channels || width > channels - from)
-        return cx_fail(cx, GIMBAL_EMODEL, "channels: %" PRId64 " from %" PRId64 " on do not lie in %s", width, from,
-                       shape_text(x->nd, x->n).s);
+        return cx_fail(cx, GIMBAL_EMODEL, "channels: %" PRId64 " from %" PRId64 " on do not lie in %s", width,
+                       from, shape_text(x->nd, x->n).s);
     int64_t n[MAX_DIMS];
     memcpy(n, x->n, sizeof n);
     n[x->nd - 1] = width;
