@@ -14,8 +14,7 @@
  * costs 1.4e-4. */
 static const double tolerance = 1e-5;
 
-/* ---- a model folder
- * --------------------------------------------------------------------------------------------- */
+/* ---- a model folder ------------------------------------------------------------------------------------ */
 
 typedef struct {
     Arena keep;
@@ -81,8 +80,7 @@ static void close_model(Model *m)
     free(m);
 }
 
-/* ---- comparing
- * -------------------------------------------------------------------------------------------------------- */
+/* ---- comparing ----------------------------------------------------------------------------------------- */
 
 /* Goldens of one network: the tensor of module M is PREFIX.M in `file`. */
 typedef struct {
@@ -179,8 +177,7 @@ static float *channels_last(const float *x, int B, int C, int F, int plane, bool
     return out;
 }
 
-/* ---- the golden runs' network
- * ------------------------------------------------------------------------------------------ */
+/* ---- the golden runs' network -------------------------------------------------------------------------- */
 
 #define RUN "tests/golden/runs/ad_plain"
 
@@ -269,8 +266,7 @@ static void the_golden_vae_agrees_module_by_module_and_in_its_frames(void **stat
     cx_free(&cx), st_close(file), close_model(m);
 }
 
-/* ---- unusual networks
- * ---------------------------------------------------------------------------------------------------- */
+/* ---- unusual networks ---------------------------------------------------------------------------------- */
 
 /* Modules that the recording holds for one network. */
 static int recorded(const SafeTensors *file, const char *prefix)
@@ -343,9 +339,7 @@ static void four_levels_down_to_one_pixel_agree(void **state)
     check_shapes("deep");
 }
 
-/* ---- refusals
- * ----------------------------------------------------------------------------------------------------------------
- */
+/* ---- refusals ------------------------------------------------------------------------------------------ */
 
 static void more_frames_than_positions_are_refused_before_any_work(void **state)
 {
@@ -392,8 +386,89 @@ static void motion_norm_per_frame_differs_from_per_clip(void **state)
     st_close(file), close_model(m);
 }
 
+/* ---- training ---- */
+
+static int train(Params *p, Weight *w)
+{
+    (void)p;
+    w->trainable = w->kind != W_TABLE;
+    w->grad = w->trainable ? calloc((size_t)weight_count(w), sizeof *w->grad) : NULL;
+    return 0;
+}
+
+/* Moves the gradient into the list at p->user, or compares it with the one kept there and frees both. */
+typedef struct {
+    float *kept[2048];
+    int n;
+    bool compare;
+} Gradients;
+
+static int keep_or_compare(Params *p, Weight *w)
+{
+    Gradients *g = p->user;
+    if (!w->trainable)
+        return 0;
+    const size_t count = (size_t)weight_count(w);
+    check(g->n < COUNT(g->kept), "room for %d gradients", g->n);
+    float **kept = &g->kept[g->n++];
+    if (!g->compare) {
+        *kept = w->grad;
+        w->grad = calloc(count, sizeof *w->grad);
+        return 0;
+    }
+    double size = 0;
+    for (size_t i = 0; i < count; i++)
+        size += fabs((*kept)[i]);
+    check(size > 0, "%s has a gradient", w->name);
+    check_near(rel_rms(w->grad, *kept, count), 0, 1e-6, "gradient of %s", w->name);
+    free(*kept), free(w->grad);
+    return 0;
+}
+
+static void walk(Model *m, int (*leaf)(Params *, Weight *), void *user)
+{
+    Params p = {.leaf = leaf, .user = user};
+    unet_params(m->unet, &p), unet_motion_params(m->unet, &p);
+}
+
+/* Recomputed blocks must give every parameter of the U-Net the gradient that it gets from a whole tape. */
+static void recomputation_changes_no_gradient(void **state)
+{
+    (void)state;
+    enum { B = 2, F = 2, H = 5, W = 3, C = 4, L = 4, D = 6, BASE = 8 };
+    Model *m = open_model("tests/golden/shapes/deep", "/text", "/motion");
+    float x[B * F * H * W * C], target[COUNT(x)], time[B][BASE], context[B * L * D];
+    for (int i = 0; i < COUNT(x); i++)
+        x[i] = sinf((float)(i * i)), target[i] = cosf((float)(3 * i * i));
+    for (int i = 0; i < COUNT(context); i++)
+        context[i] = sinf((float)(7 * i * i));
+    for (int b = 0; b < B; b++)
+        timestep_features(100 + b, BASE, time[b]);
+    Gradients *g = calloc(1, sizeof *g);
+    walk(m, train, NULL);
+    for (int k = 0; k < 2; k++) {
+        gimbal_error err = {0};
+        Cx cx = {0};
+        cx_init(&cx, cpu_chain(), 2, &err);
+        cx.tape = tape_new(), cx.recompute = k;
+        Tensor in[] = {
+            input(F32, 4, (int64_t[]){B * F, H, W, C}, x), input(F32, 2, (int64_t[]){B, BASE}, time),
+            input(F32, 3, (int64_t[]){B, L, D}, context), input(F32, 4, (int64_t[]){B * F, H, W, C}, target)};
+        UnetCall call = {.unet = m->unet, .frames = F, .norm_clip = true};
+        Tensor *y = unet_forward(&cx, &call, (Tensor *[]){&in[0], &in[1], &in[2]});
+        const int length = tape_length(cx.tape);
+        check(y && (k ? length < 60 : length > 200), "tape of %d calls: %.400s", length, err.msg);
+        check_ok(backward(&cx, op_mse(&cx, y, &in[3])), err);
+        g->compare = k, g->n = 0;
+        walk(m, keep_or_compare, g);
+        tape_free(cx.tape), cx_free(&cx);
+    }
+    free(g), close_model(m);
+}
+
 TESTS(the_golden_text_encoder_agrees_module_by_module, the_golden_unet_agrees_module_by_module,
       the_golden_vae_agrees_module_by_module_and_in_its_frames,
       lists_per_level_and_sizes_that_do_not_halve_agree,
       a_single_level_without_position_tables_in_the_file_agrees, four_levels_down_to_one_pixel_agree,
-      more_frames_than_positions_are_refused_before_any_work, motion_norm_per_frame_differs_from_per_clip)
+      more_frames_than_positions_are_refused_before_any_work, motion_norm_per_frame_differs_from_per_clip,
+      recomputation_changes_no_gradient)

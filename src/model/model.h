@@ -10,8 +10,7 @@
 
 #include "io/io.h"
 
-/* ---- blocks: blocks.c
- * --------------------------------------------------------------------------------------------- */
+/* ---- blocks: blocks.c ---------------------------------------------------------------------------------- */
 
 /* ResNet block: norm1, silu, conv1, + time, norm2, silu, conv2, + shortcut. */
 typedef struct {
@@ -42,7 +41,7 @@ typedef struct {
     int max_frames;             /* length of the position table; 0: none */
     Weight norm[2], proj_in[2], proj_out[2];
     struct TransformerBlock *blocks; /* [layers] */
-    Weight *table; /* [1,max_frames,inner] computed; serves the blocks whose position table the file leaves out */
+    Weight *table; /* [1,max_frames,inner] computed, for blocks whose position table the file leaves out */
 } Transformer;
 /* `blocks` is allocated from `keep`. */
 int transformer_init(Transformer *, Arena *keep, int channels, int inner, int heads, int context, int groups,
@@ -54,8 +53,7 @@ Tensor *transformer_forward(Cx *, Transformer *, Tensor *x, Tensor *context, int
 /* Shows a module's output to cx->tap under its canonical name; returns it. */
 Tensor *tap(Cx *, Tensor *output, const char *fmt, ...) PRINTF_LIKE(3, 4);
 
-/* ---- U-Net: unet.c
- * ------------------------------------------------------------------------------------------------- */
+/* ---- U-Net: unet.c ------------------------------------------------------------------------------------- */
 
 /* Numbers of a U-Net, from a config or two. Levels from high to low resolution. */
 enum { MAX_LEVELS = 8, MAX_LAYERS = 8 };
@@ -71,7 +69,7 @@ typedef struct {
     bool motion, motion_mid;
 } UnetShape;
 
-/* EMODEL for numbers that cannot be (width not a multiple of groups or heads); messages begin with the file names. */
+/* EMODEL for numbers that cannot be (width not a multiple of groups or heads); messages begin with file names. */
 int unet_check(const UnetShape *, const char *where, const char *motion_where, gimbal_error *err);
 
 typedef struct Unet Unet;
@@ -93,8 +91,7 @@ Tensor *unet_forward(Cx *, void *unet_call, Tensor **in);
 /* Features of timestep t (may be fractional): cos first, then sin; width even. */
 void timestep_features(double t, int width, float *out);
 
-/* ---- text encoder: clip.c
- * ----------------------------------------------------------------------------------------- */
+/* ---- text encoder: clip.c ------------------------------------------------------------------------------ */
 
 typedef struct ClipText ClipText;
 int clip_build(ClipText **out, Arena *keep, const json_t *config, const char *where, gimbal_error *err);
@@ -106,8 +103,7 @@ int clip_vocab(const ClipText *);
 Tensor *clip_forward(Cx *, void *clip, Tensor **in);
 extern const char *const clip_ignore[];
 
-/* ---- VAE: vae.c
- * ----------------------------------------------------------------------------------------------------- */
+/* ---- VAE: vae.c ---------------------------------------------------------------------------------------- */
 
 typedef struct Vae Vae;
 int vae_build(Vae **out, Arena *keep, const json_t *config, const char *where, gimbal_error *err);
@@ -119,8 +115,7 @@ double vae_scaling(const Vae *);
 Tensor *vae_decode(Cx *, void *vae, Tensor **in);
 extern const char *const vae_ignore[];
 
-/* ---- the zoo: zoo.c, family_*.c
- * -------------------------------------------------------------------------------------- */
+/* ---- the zoo: zoo.c, family_*.c ------------------------------------------------------------------------ */
 
 /* What configs lie in a folder; json NULL where a part is absent. `where` fields are paths for messages. */
 typedef struct {
