@@ -339,6 +339,14 @@ static void four_levels_down_to_one_pixel_agree(void **state)
     check_shapes("deep");
 }
 
+static void the_bundled_model_binds_whole(void **state)
+{
+    (void)state;
+    Model *m = open_model("models/toyworld", "/text_encoder", "/motion_adapter");
+    check(unet_shape(m->unet)->levels == 3 && vae_factor(m->vae) == 8, "its numbers");
+    close_model(m);
+}
+
 /* ---- refusals ------------------------------------------------------------------------------------------ */
 
 static void more_frames_than_positions_are_refused_before_any_work(void **state)
@@ -386,7 +394,7 @@ static void motion_norm_per_frame_differs_from_per_clip(void **state)
     st_close(file), close_model(m);
 }
 
-/* ---- training ---- */
+/* ---- training ----------------------------------------------------------------------------------------- */
 
 static int train(Params *p, Weight *w)
 {
@@ -396,7 +404,7 @@ static int train(Params *p, Weight *w)
     return 0;
 }
 
-/* Moves the gradient into the list at p->user, or compares it with the one kept there and frees both. */
+/* Gradients in the order of the walk: kept the first time, compared and freed the second. */
 typedef struct {
     float *kept[2048];
     int n;
@@ -435,7 +443,7 @@ static void walk(Model *m, int (*leaf)(Params *, Weight *), void *user)
 static void recomputation_changes_no_gradient(void **state)
 {
     (void)state;
-    enum { B = 2, F = 2, H = 5, W = 3, C = 4, L = 4, D = 6, BASE = 8 };
+    enum { B = 2, F = 2, H = 9, W = 10, C = 4, L = 4, D = 6, BASE = 8 };
     Model *m = open_model("tests/golden/shapes/deep", "/text", "/motion");
     float x[B * F * H * W * C], target[COUNT(x)], time[B][BASE], context[B * L * D];
     for (int i = 0; i < COUNT(x); i++)
@@ -470,5 +478,5 @@ TESTS(the_golden_text_encoder_agrees_module_by_module, the_golden_unet_agrees_mo
       the_golden_vae_agrees_module_by_module_and_in_its_frames,
       lists_per_level_and_sizes_that_do_not_halve_agree,
       a_single_level_without_position_tables_in_the_file_agrees, four_levels_down_to_one_pixel_agree,
-      more_frames_than_positions_are_refused_before_any_work, motion_norm_per_frame_differs_from_per_clip,
-      recomputation_changes_no_gradient)
+      the_bundled_model_binds_whole, more_frames_than_positions_are_refused_before_any_work,
+      motion_norm_per_frame_differs_from_per_clip, recomputation_changes_no_gradient)

@@ -4,13 +4,15 @@
  * can make the reader leave the file, which the sanitizers see because all data of an accepted file is read. */
 #include "tests/io_files.h"
 
-static unsigned char_sum(const SafeTensors *st)
+#include <fcntl.h>
+
+/* Reads every byte, so that the sanitizers see where the data lies. */
+static volatile unsigned sum;
+static void read_all(const SafeTensors *st)
 {
-    unsigned sum = 0;
     for (int i = 0; i < st_count(st); i++)
         for (size_t k = 0; k < st_entry(st, i)->bytes; k++)
             sum += ((const uint8_t *)st_entry(st, i)->data)[k];
-    return sum;
 }
 
 static const float ramp[6] = {0.5f, -1, 2, 3.25f, -4, 5};
@@ -94,7 +96,7 @@ static void every_truncation_and_any_tail_is_refused(void **state)
     check_ok(read_file(&bytes, &n, in_folder("x"), 1 << 20, &err), err);
     for (size_t k = 0; k < n; k++) {
         check(st_open(&st, put_bytes("cut", bytes, k), &err) == GIMBAL_EFORMAT, "cut at %zu of %zu", k, n);
-        check(!st && err.code == GIMBAL_EFORMAT && strstr(err.msg, "cut"), "cut at %zu: %s", k, err.msg);
+        check(!st && err.code == GIMBAL_EFORMAT && strstr(err.msg, "cut"), "cut at %zu: %.300s", k, err.msg);
         err.code = 0;
     }
     bytes[n] = 0; /* read_file put it there */
@@ -112,18 +114,21 @@ static void no_single_damaged_byte_leads_out_of_the_file(void **state)
     size_t n, accepted = 0;
     check_ok(st_write(in_folder("x"), small, COUNT(small), NULL, &err), err);
     check_ok(read_file(&bytes, &n, in_folder("x"), 1 << 20, &err), err);
-    for (size_t k = 0; k < n; k++)
+    const int fd = open(in_folder("x"), O_RDWR);
+    for (size_t k = 0; k < n; k++) {
         for (int v = -1; v < COUNT(values); v++) {
-            const char was = bytes[k];
-            bytes[k] = v < 0 ? (char)(was ^ 1) : (char)values[v];
+            const uint8_t byte = v < 0 ? (uint8_t)(bytes[k] ^ 1) : values[v];
+            assert_int_equal(pwrite(fd, &byte, 1, (off_t)k), 1);
             err.code = 0, err.msg[0] = 0;
-            if (!st_open(&st, put_bytes("damaged", bytes, n), &err))
-                accepted += 1 + (char_sum(st) & 0), st_close(st);
+            if (!st_open(&st, in_folder("x"), &err))
+                accepted++, read_all(st), st_close(st);
             else
-                check(err.msg[0] && (err.code == GIMBAL_EFORMAT), "byte %zu: %s", k, err.msg);
-            bytes[k] = was;
+                check(err.msg[0] && err.code == GIMBAL_EFORMAT, "byte %zu: %.300s", k, err.msg);
         }
+        assert_int_equal(pwrite(fd, &bytes[k], 1, (off_t)k), 1);
+    }
     check(accepted > 0, "changed data is still data");
+    close(fd);
     free(bytes);
 }
 

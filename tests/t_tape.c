@@ -1,4 +1,5 @@
-/* t_tape.c: gradients: against differences in every parameter, the same bits with recomputation, and planned. */
+/* t_tape.c: gradients: against differences in every parameter, the same bits with recomputation, and planned.
+ */
 #include "tests/kit/smallnet.h"
 
 static SmallNet net;
@@ -87,7 +88,8 @@ static void check_slope(Cx *cx, Tensor **in, const char *name, float *x, const f
         }
         memcpy(x, kept, (size_t)n * sizeof *kept);
         check(size > 1e-4, "%s has no gradient", name);
-        check_near(expected, (loss[0] - loss[1]) / (2 * h), 0.01 * fabs(expected) + 4e-3 * size + 1e-4, "slope of %s", name);
+        check_near(expected, (loss[0] - loss[1]) / (2 * h), 0.01 * fabs(expected) + 4e-3 * size + 1e-4,
+                   "slope of %s", name);
         free(sign), free(kept);
     }
 }
@@ -147,14 +149,16 @@ static size_t planned(Cx *cx, gimbal_error *err, Tensor **in, const float *expec
     Plan *plan = plan_make(cx, step, tape, in);
     check(plan != NULL, "%.400s", err->msg);
     const size_t bytes = plan_bytes(plan);
-    check((double)bytes <= 1.05 * (double)plan_bound(plan), "%zu bytes, the bound is %zu", bytes, plan_bound(plan));
+    check((double)bytes <= 1.05 * (double)plan_bound(plan), "%zu bytes, the bound is %zu", bytes,
+          plan_bound(plan));
     cx->work = alloc_array(bytes, 1), cx->work_bytes = bytes;
     for (int run = 0; run < 2; run++) {
         clear_gradients();
         memset(cx->work, 0xff, bytes);
         check(plan_run(cx, plan, step, tape, in) != NULL, "run %d: %.400s", run, err->msg);
         float *all = take_gradients();
-        check(!memcmp(all, expected, gradient_count() * sizeof *all), "run %d: gradients differ from eager's", run);
+        check(!memcmp(all, expected, gradient_count() * sizeof *all), "run %d: gradients differ from eager's",
+              run);
         free(all);
     }
     free(cx->work), plan_free(plan);
@@ -213,7 +217,8 @@ static void frozen_parameters_get_no_gradient_and_cost_no_memory(void **state)
         net.leaf[i]->trainable = strstr(net.leaf[i]->name, "conv_out") != NULL;
     Plan *part = plan_make(&cx, step, tape, in);
     check(whole && part, "%.400s", err.msg);
-    check(2 * plan_bytes(part) < plan_bytes(whole), "%zu bytes, %zu for all", plan_bytes(part), plan_bytes(whole));
+    check(2 * plan_bytes(part) < plan_bytes(whole), "%zu bytes, %zu for all", plan_bytes(part),
+          plan_bytes(whole));
     check(step(&cx, tape, in) != NULL, "%.400s", err.msg);
     for (int i = 0; i < net.n_leaves; i++) {
         double sum = 0;
@@ -257,12 +262,14 @@ static void backward_refuses_what_it_cannot_do(void **state)
     check_fails(backward(&cx, op_mse(&cx, y, in[3])), GIMBAL_EMODEL, err, "conv_in.weight");
     net.in[0].grad = grad;
     Epi both = {.act = ACT_SILU, .scale = 0.5f};
-    check(!op_conv2d(&cx, in[0], &net.in[0], 1, sn_same, both) && strstr(err.msg, "scale"), "%.400s", err.msg);
+    check(!op_conv2d(&cx, in[0], &net.in[0], 1, sn_same, both) && strstr(err.msg, "scale"), "%.400s",
+          err.msg);
     close_all(&cx);
 }
 
 TESTS(gradients_of_all_parameters_and_inputs_agree_with_differences,
       recomputed_gradients_have_the_same_bits_and_a_shorter_tape,
       a_planned_step_equals_the_eager_one_and_recomputation_saves_memory,
-      gradients_of_inputs_live_to_the_end_of_a_planned_run, frozen_parameters_get_no_gradient_and_cost_no_memory,
-      a_block_without_anything_to_train_is_not_taped, backward_refuses_what_it_cannot_do)
+      gradients_of_inputs_live_to_the_end_of_a_planned_run,
+      frozen_parameters_get_no_gradient_and_cost_no_memory, a_block_without_anything_to_train_is_not_taped,
+      backward_refuses_what_it_cannot_do)

@@ -69,7 +69,7 @@ typedef struct {
     bool motion, motion_mid;
 } UnetShape;
 
-/* EMODEL for numbers that cannot be (width not a multiple of groups or heads); messages begin with file names. */
+/* EMODEL for numbers that cannot be (width not a multiple of groups or heads), naming the file. */
 int unet_check(const UnetShape *, const char *where, const char *motion_where, gimbal_error *err);
 
 typedef struct Unet Unet;

@@ -88,6 +88,20 @@ typedef struct {
 } Step;
 int plan_steps(const Plan *, const Step **);
 
+/* ---- pack.c ---- */
+
+/* Memory that lives over steps [first, last]; last may lie beyond the run. */
+typedef struct {
+    size_t bytes, offset; /* bytes: a multiple of SLOT_ALIGN */
+    int first, last;
+    const Tensor *tensor; /* of the dry run; NULL: scratch */
+} Slot;
+enum { SLOT_ALIGN = 64 };
+
+/* Gives offsets to all slots. *bytes: of the whole block; *bound: the largest sum alive at one step. false: no
+ * memory for the tables. */
+bool pack_slots(Slot *, int n, int n_steps, size_t *bytes, size_t *bound);
+
 /* ---- tape.c ---- */
 
 int tape_record(Cx *, const Call *);

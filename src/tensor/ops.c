@@ -40,7 +40,7 @@ static Text shape_of_weight(const Weight *w)
     return shape_text(w->nd, w->n);
 }
 
-/* Inputs are there and float32, weights are there and have data (a dry run needs none). */
+/* Inputs are there and float32, weights are there, both have data (a dry run needs none). */
 static bool ready(Cx *cx, const Call *c, int n_w)
 {
     if (halted(cx))
@@ -49,9 +49,12 @@ static bool ready(Cx *cx, const Call *c, int n_w)
     for (int i = 0; i < c->n_in; i++)
         if (!c->in[i])
             return wrong(cx, c, "input %d of %d is missing", i + 1, c->n_in);
-    for (int i = call_tensors(c, in) - 1; i >= 0; i--)
+    for (int i = call_tensors(c, in) - 1; i >= 0; i--) {
         if (in[i]->type != F32)
             return wrong(cx, c, "an input has type %s, expected F32", dtype_name(in[i]->type));
+        if (!in[i]->d && cx->mode != DRY)
+            return wrong(cx, c, "input %s has no data", shape_of(in[i]).s);
+    }
     for (int i = 0; i < n_w; i++) {
         if (!c->w[i])
             return wrong(cx, c, "parameter %d of %d is missing", i + 1, n_w);
@@ -322,6 +325,8 @@ Tensor *op_embed(Cx *cx, Weight *table, Tensor *ids, int64_t count)
     if (ids && (ids->type != I32 || ids->nd != 1 || ids->n[0] != count))
         return wrong(cx, &c, "ids are %s %s, expected I32 [%" PRId64 "]", dtype_name(ids->type),
                      shape_of(ids).s, count);
+    if (ids && !ids->d && cx->mode != DRY)
+        return wrong(cx, &c, "ids %s have no data", shape_of(ids).s);
     c.in[0] = ids;
     c.n_in = ids ? 1 : 0;
     return finish(cx, &c, 2, (int64_t[]){count, width});

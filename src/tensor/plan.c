@@ -16,12 +16,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-typedef struct {
-    size_t bytes, offset;
-    int first, last;
-    const Tensor *tensor; /* of the dry run; NULL: scratch */
-} Slot;
-
 /* An input of the graph that got a gradient in the current run. */
 typedef struct Fed {
     Tensor *t;
@@ -41,8 +35,6 @@ struct Plan {
 
 /* ---- dry run ---- */
 
-enum { ALIGN = 64 };
-
 /* Room for one more of `size` bytes in a list that doubles. */
 static bool grow(void **list, int n, int *room, size_t size)
 {
@@ -61,7 +53,7 @@ static int slot_add(Plan *p, size_t bytes, const Tensor *t)
 {
     if (!grow((void **)&p->slot, p->n_slots, &p->room_slots, sizeof *p->slot))
         return -1;
-    bytes = (bytes + ALIGN - 1) / ALIGN * ALIGN;
+    bytes = (bytes + SLOT_ALIGN - 1) / SLOT_ALIGN * SLOT_ALIGN;
     p->slot[p->n_slots] = (Slot){.bytes = bytes, .first = p->n_steps, .last = p->n_steps, .tensor = t};
     return p->n_slots++;
 }
@@ -170,115 +162,6 @@ static int note(Cx *cx, Call *c, Way way)
     return GIMBAL_OK;
 }
 
-/* ---- packing ---- */
-
-static size_t live_bound(const Plan *p, int64_t *change)
-{
-    memset(change, 0, ((size_t)p->n_steps + 2) * sizeof *change);
-    for (int i = 0; i < p->n_slots; i++) {
-        change[p->slot[i].first] += (int64_t)p->slot[i].bytes;
-        change[MIN(p->slot[i].last, p->n_steps) + 1] -= (int64_t)p->slot[i].bytes;
-    }
-    int64_t now = 0, most = 0;
-    for (int i = 0; i <= p->n_steps; i++) {
-        now += change[i];
-        most = MAX(most, now);
-    }
-    return (size_t)most;
-}
-
-/* Lowest offset for slot s beside those already placed, which are sorted by offset; *at: where to put it in
- * them. */
-static size_t lowest_fit(const Slot *slots, const Slot *s, const int *placed, int n, int *at)
-{
-    size_t end = 0;
-    for (int i = 0; i < n; i++) {
-        const Slot *q = &slots[placed[i]];
-        if (q->last < s->first || s->last < q->first)
-            continue;
-        if (q->offset >= end + s->bytes)
-            break;
-        end = MAX(end, q->offset + q->bytes);
-    }
-    int low = 0, high = n;
-    while (low < high) {
-        const int mid = (low + high) / 2;
-        if (slots[placed[mid]].offset < end)
-            low = mid + 1;
-        else
-            high = mid;
-    }
-    *at = low;
-    return end;
-}
-
-/* Gives every slot an offset, in the given order; returns the bytes of the whole block. */
-static size_t place_in_order(Slot *slots, const int *order, int n, int *placed)
-{
-    size_t total = 0;
-    for (int i = 0; i < n; i++) {
-        Slot *s = &slots[order[i]];
-        int at;
-        s->offset = lowest_fit(slots, s, placed, i, &at);
-        memmove(placed + at + 1, placed + at, (size_t)(i - at) * sizeof *placed);
-        placed[at] = order[i];
-        total = MAX(total, s->offset + s->bytes);
-    }
-    return total;
-}
-
-static int by_size(const void *a, const void *b, void *slots)
-{
-    const Slot *x = (const Slot *)slots + *(const int *)a, *y = (const Slot *)slots + *(const int *)b;
-    if (x->bytes != y->bytes)
-        return x->bytes < y->bytes ? 1 : -1;
-    return x->first != y->first ? (x->first > y->first) - (x->first < y->first)
-                                : *(const int *)a - *(const int *)b;
-}
-
-static int by_birth(const void *a, const void *b, void *slots)
-{
-    (void)slots;
-    return *(const int *)a - *(const int *)b;
-}
-
-/* Longest life first: what spans the U lies at the bottom, what comes and goes above it. */
-static int by_life(const void *a, const void *b, void *slots)
-{
-    const Slot *x = (const Slot *)slots + *(const int *)a, *y = (const Slot *)slots + *(const int *)b;
-    const int64_t p = (int64_t)x->last - x->first, q = (int64_t)y->last - y->first;
-    return p != q ? (p < q ? 1 : -1) : by_size(a, b, slots);
-}
-
-/* Tries a few orders and keeps the best. */
-static bool pack(Plan *p)
-{
-    static int (*const orders[])(const void *, const void *, void *) = {by_size, by_life, by_birth};
-    const size_t n = (size_t)MAX(p->n_slots, 1);
-    int *order = alloc_array(n, sizeof *order), *placed = alloc_array(n, sizeof *placed);
-    size_t *best = alloc_array(n, sizeof *best);
-    int64_t *change = alloc_array((size_t)p->n_steps + 2, sizeof *change);
-    const bool ok = order && placed && best && change;
-    p->bytes = SIZE_MAX;
-    if (ok)
-        p->bound = live_bound(p, change);
-    for (int k = 0; ok && k < COUNT(orders) && p->bytes > p->bound; k++) {
-        for (int i = 0; i < p->n_slots; i++)
-            order[i] = i;
-        qsort_r(order, (size_t)p->n_slots, sizeof *order, orders[k], p->slot);
-        const size_t total = place_in_order(p->slot, order, p->n_slots, placed);
-        if (total >= p->bytes)
-            continue;
-        p->bytes = total;
-        for (int i = 0; i < p->n_slots; i++)
-            best[i] = p->slot[i].offset;
-    }
-    for (int i = 0; ok && i < p->n_slots; i++)
-        p->slot[i].offset = best[i];
-    free(order), free(placed), free(best), free(change); /* tables of this function alone */
-    return ok;
-}
-
 /* ---- making and freeing ---- */
 
 /* Whoever made the inputs keeps them; gradients they got belong to the plan. */
@@ -307,7 +190,7 @@ Plan *plan_make(Cx *cx, Graph graph, void *self, Tensor **in)
     if (!result)
         cx_fail(cx, GIMBAL_EMODEL, "the graph gave no result");
     slot_hold(p, result);
-    if (!cx_failed(cx) && !pack(p))
+    if (!cx_failed(cx) && !pack_slots(p->slot, p->n_slots, p->n_steps, &p->bytes, &p->bound))
         cx_fail(cx, GIMBAL_ENOMEM, "no memory to pack %d tensors", p->n_slots);
     if (!cx_failed(cx))
         return p;
@@ -455,12 +338,12 @@ static int replay(Cx *cx, Call *c, Way way)
 static int eager(Cx *cx, Call *c, Way way)
 {
     if (way != BACKWARD) {
-        char *d = arena_alloc(&cx->eager, tensor_bytes(c->out) + ALIGN); /* zeroed */
+        char *d = arena_alloc(&cx->eager, tensor_bytes(c->out) + SLOT_ALIGN); /* zeroed */
         if (!d) {
             cx_fail(cx, GIMBAL_ENOMEM, "no memory for a tensor %s", shape_text(c->out->nd, c->out->n).s);
             return GIMBAL_ENOMEM;
         }
-        c->out->d = d + (ALIGN - (uintptr_t)d % ALIGN) % ALIGN;
+        c->out->d = d + (SLOT_ALIGN - (uintptr_t)d % SLOT_ALIGN) % SLOT_ALIGN;
     }
     if (way == GRADIENT)
         return GIMBAL_OK;

@@ -1,6 +1,8 @@
-/* smallnet.h: a network of a few thousand parameters that uses every operator, for the tests of plan and tape.
+/* smallnet.h: a network of a few thousand parameters that uses every operator, for the tests of plan and
+ * tape.
  *
- *     x [B*F,5,3,3] -> conv_in -> resnet(time) -> attention(text) -> down -> over time -> up, concat -> resnet -> conv_out
+ *     x [B*F,5,3,3] -> conv_in -> resnet(time) -> attention(text) -> down -> over time -> up, concat ->
+ * resnet -> conv_out
  *
  * Sizes are odd and not square. Parameters are random and the network's own memory. */
 #ifndef SMALLNET_H
@@ -9,7 +11,17 @@
 #include "tensor/backend.h"
 #include "tests/check.h"
 
-enum { SN_CLIPS = 2, SN_FRAMES = 3, SN_H = 5, SN_W = 3, SN_IN = 3, SN_C = 4, SN_TEXT = 6, SN_TIME = 8, SN_LEAVES = 80 };
+enum {
+    SN_CLIPS = 2,
+    SN_FRAMES = 3,
+    SN_H = 5,
+    SN_W = 3,
+    SN_IN = 3,
+    SN_C = 4,
+    SN_TEXT = 6,
+    SN_TIME = 8,
+    SN_LEAVES = 80
+};
 
 typedef struct {
     Weight norm1[2], conv1[2], time[2], norm2[2], conv2[2], shortcut[2];
@@ -165,7 +177,8 @@ static inline Tensor *sn_time(Cx *cx, void *self, Tensor **in)
     Tensor *qkv = op_linear(cx, h, &net->tqkv[0], (Epi){.bias = &net->tqkv[1]});
     Tensor *q = op_channels(cx, qkv, 0, SN_C), *k = op_channels(cx, qkv, SN_C, SN_C);
     Tensor *v = op_channels(cx, qkv, 2 * SN_C, SN_C);
-    h = op_attention(cx, q, &(Kv){k, v, KV_SELF}, 1, (AttnArg){.heads = 1, .frames = SN_FRAMES, .in_time = true});
+    h = op_attention(cx, q, &(Kv){k, v, KV_SELF}, 1,
+                     (AttnArg){.heads = 1, .frames = SN_FRAMES, .in_time = true});
     return op_linear(cx, h, &net->tout[0], (Epi){.bias = &net->tout[1], .add = x});
 }
 
@@ -187,7 +200,8 @@ static inline Tensor *sn_forward(Cx *cx, void *self, Tensor **in)
     h = op_view(cx, h, 4, (int64_t[]){N, h2, w2, SN_C});
     h = op_concat(cx, op_resize(cx, h, H, W), skip);
     h = block(cx, sn_res, &net->last, (Tensor *[]){h, time}, 2);
-    h = op_norm(cx, h, &net->norm[0], &net->norm[1], (NormArg){.groups = 2, .per = 1, .eps = 1e-5f, .act = ACT_SILU});
+    h = op_norm(cx, h, &net->norm[0], &net->norm[1],
+                (NormArg){.groups = 2, .per = 1, .eps = 1e-5f, .act = ACT_SILU});
     return op_conv2d(cx, h, &net->out[0], 1, sn_same, (Epi){.bias = &net->out[1]});
 }
 

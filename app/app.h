@@ -1,0 +1,181 @@
+/* app.h: what the program's files share. The program sees gimbal.h and media.h only; that it can be written at all
+ * shows that the library's interface is complete.
+ *
+ *   main.c      the table of subcommands, help, version, errors on stderr, exit status
+ *   cli.c       flags to fields, help texts from option tables, small tools for paths and JSON
+ *   progress.c  the line on stderr, memory measured on the way, Ctrl-C
+ *   output.c    where pictures go: a clip through media.h, or a tensor in a safetensors file
+ *   clip.c      one clip of generate, from settings to files      recipe.c  recipes in and out of files
+ *   generate.c decode.c info.c sheet.c tokenize.c encode_text.c   one subcommand each
+ *
+ * stdout holds results only; words go to stderr. A function returns GIMBAL_OK or an error code with *err filled; main
+ * alone prints it. */
+#ifndef APP_H
+#define APP_H
+
+#include "gimbal.h"
+#include "media/media.h"
+
+#include <jansson.h>
+#include <stdbool.h>
+#include <stdio.h>
+
+#define TRY(call)                                                                                            \
+    do {                                                                                                     \
+        int try_code_ = (call);                                                                              \
+        if (try_code_)                                                                                       \
+            return try_code_;                                                                                \
+    } while (0)
+
+/* ---- subcommands: main.c ---------------------------------------------------------------------------------------- */
+
+enum { TABLE_ROOM = 64 };
+
+/* The command line of one subcommand, taken apart. Texts are argv's. */
+typedef struct {
+    gimbal_option table[TABLE_ROOM]; /* every flag of the subcommand, ends with name NULL */
+    struct {
+        const char *name, *value; /* name: the table's */
+    } *flags;
+    const char **words; /* what is no flag, in order */
+    int n_flags, n_words;
+    bool help;
+} Args;
+
+/* A subcommand is a constant struct and a line in COMMANDS. `options` fill a struct of the subcommand's own; when
+ * takes_settings, it begins with a gimbal_settings and the flags of gimbal_setting_options come first. */
+typedef struct {
+    const char *name, *usage, *help;
+    const gimbal_option *options;
+    bool takes_settings;
+    const char *more; /* end of its --help, or NULL */
+    int (*run)(const Args *, gimbal_error *);
+} Command;
+#define COMMANDS(X) X(generate) X(decode) X(info) X(sheet) X(tokenize) X(encode_text)
+#define COMMAND_EXTERN(name) extern const Command command_##name;
+COMMANDS(COMMAND_EXTERN)
+
+/* ---- flags, help, small tools: cli.c -------------------------------------------------------------------------------- */
+
+/* As in the library: the first error is kept, the code returned. hint NULL: none. */
+int fail(gimbal_error *, int code, const char *hint, const char *fmt, ...) __attribute__((format(printf, 4, 5)));
+int fail_memory(gimbal_error *);
+
+/* Takes argv apart: --name value, --name=value, -o value, -- ends flags. EUSAGE names what is wrong. */
+int args_read(Args *, const Command *, int argc, char **argv, gimbal_error *);
+/* Own options to their defaults, then the flags in order. The gimbal_settings in front are left to the caller. */
+void args_defaults(const Command *, void *object);
+int args_apply(const Args *, void *object, gimbal_error *);
+bool args_has(const Args *, const char *name);
+void args_free(Args *);
+
+void print_command_help(const Command *, FILE *);
+/* "noise", "reinit", "sampler": its entries and their knobs; false: no such registry. */
+bool print_registry(const char *kind, FILE *);
+/* The nearest of a NULL-terminated list of words, as "did you mean ...?" in err->hint; EUSAGE. */
+int unknown_word(const char *const *words, const char *what, const char *word, gimbal_error *);
+
+bool ends_with(const char *text, const char *ending);
+/* Can a file of this name be made? Tries it in the folder and removes the trial. EIO. */
+int check_place(const char *path, gimbal_error *);
+/* The name of clip `number` of several: its %d filled in, or the number before the ending; a picture sequence keeps
+ * its own number. Caller frees; NULL: no memory. */
+char *numbered_path(const char *path, int number);
+/* Text as JSON; bytes that are no UTF-8 become '?'. */
+json_t *json_text(const char *);
+/* One object on stdout: a line. Or "key: value" lines for people, nested objects indented. */
+int print_json(json_t *, gimbal_error *);
+void print_tree(const json_t *, int indent, FILE *);
+/* Everything printed so far has arrived; EIO when not (quiet about a closed pipe). */
+int flush_stdout(gimbal_error *);
+
+/* ---- progress, memory, Ctrl-C: progress.c ------------------------------------------------------------------------------ */
+
+typedef struct {
+    bool quiet, terminal;
+    int shown;          /* letters on the redrawn line */
+    double drawn;       /* when, seconds */
+    uint64_t peak_anon; /* largest anonymous memory seen at a callback, bytes */
+    gimbal_progress last;
+} Progress;
+Progress progress_begin(bool quiet);
+/* Draws or prints one state; nonzero when the run should stop. */
+int progress_show(Progress *, const gimbal_progress *);
+void progress_clear(Progress *);
+
+double seconds_now(void);
+/* "61 MB", "1.3 GB" */
+const char *print_bytes(uint64_t bytes, char out[24]);
+
+/* SIGINT and SIGTERM cancel what `watch` was given last (NULL: nothing runs) and are remembered; a second one ends the
+ * program at once. */
+void signals_install(void);
+void signals_watch(gimbal_session *);
+int signals_seen(void); /* the signal's number, or 0 */
+/* ECANCEL once a signal was seen. */
+int check_signals(gimbal_error *);
+
+/* ---- outputs: output.c ---------------------------------------------------------------------------------------------------- */
+
+typedef struct {
+    const char *path;
+    media_writer *media; /* or: */
+    uint8_t *frames;     /* [F,H,W,3] for a safetensors file */
+    int width, height, count, room;
+    const char *recipe; /* borrowed until the end */
+} Output;
+
+/* Before any work, sizes still unknown: is it a format that can be written, in a place that can be written? */
+int output_check(const char *path, double fps, gimbal_error *);
+/* The same with the sizes; makes nothing. */
+int output_fits(const char *path, int width, int height, int frames, double fps, gimbal_error *);
+int output_open(Output *, const char *path, int width, int height, int frames, double fps, const char *recipe,
+                gimbal_error *);
+int output_put(Output *, const uint8_t *rgb, gimbal_error *);
+int output_close(Output *, gimbal_error *);
+void output_drop(Output *); /* nothing to do after a close */
+uint64_t output_bytes(const char *path, int width, int height, int frames);
+
+/* ---- one model, latents in files: recipe.c ------------------------------------------------------------------------------------ */
+
+/* Opens the model and prints its notes on stderr unless quiet. */
+int open_model(gimbal_engine **, const char *model, const char *motion, bool quiet, gimbal_error *);
+/* Warns on stderr when a prompt is longer than the text encoder's context. */
+int warn_truncated(const gimbal_engine *, const char *what, const char *text, gimbal_error *);
+
+/* Latents of a file, [1,4,F,h,w] or [4,F,h,w]: *out [C,F,h,w], caller frees. */
+int latents_read(const char *path, const char *tensor, float **out, gimbal_shape *, gimbal_error *);
+int latents_write(const char *path, const float *, gimbal_shape, const char *recipe, gimbal_error *);
+
+/* A recipe is the library's, and beside it what only the program knows: fps, and the files that gave tensors. Without
+ * the number of threads, which changes no byte. NULL: no memory. */
+json_t *recipe_make(const gimbal_engine *, const gimbal_settings *, double fps, const char *latents,
+                    const char *reinit_noise);
+/* The recipe that a clip or a safetensors file carries, as text; caller frees. 0 with *text NULL: none. */
+int recipe_read(const char *path, char **text, gimbal_error *);
+
+/* ---- one clip: clip.c ---------------------------------------------------------------------------------------------------------- */
+
+/* In: what to make and where to. Out, after clip_begin: session, shape, recipe; after clip_make: the figures. */
+typedef struct {
+    gimbal_engine *engine;
+    gimbal_settings settings;
+    const char *output, *latents, *reinit_noise, *save_latents, *save_passes; /* paths or NULL */
+    double fps;
+    int passes; /* of the re-initialiser's plan */
+    Progress progress;
+
+    gimbal_session *session;
+    gimbal_shape shape;
+    float *given, *fresh, *result; /* [C,F,h,w], [passes-1][C,F,h,w], [C,F,h,w] */
+    float **finished;              /* [passes] results of the passes, when save_passes */
+    json_t *recipe;
+    char *recipe_text;
+    double seconds;
+} Clip;
+/* Checks everything that can be checked without work: tensors from files, sizes, memory, places. */
+int clip_begin(Clip *, gimbal_error *);
+int clip_make(Clip *, gimbal_error *);
+void clip_end(Clip *);
+
+#endif

@@ -1,0 +1,173 @@
+/* progress.c: the line on stderr that says how far a run is, the memory seen on the way, and Ctrl-C.
+ *
+ * On a terminal one line is redrawn at most ten times a second; elsewhere every step is a line of its own. Signals reach
+ * a run through two words that a handler may touch: the session to cancel and the signal's number. They are this
+ * program's only mutable globals, because a signal handler is given nothing else.
+ * Refuses to know what is being made. */
+#include "app/app.h"
+
+#include <signal.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <time.h>
+#include <unistd.h>
+
+double seconds_now(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+const char *print_bytes(uint64_t bytes, char out[24])
+{
+    if (bytes < 1000000000)
+        snprintf(out, 24, "%.0f MB", (double)bytes / 1e6);
+    else
+        snprintf(out, 24, "%.1f GB", (double)bytes / 1e9);
+    return out;
+}
+
+/* Anonymous resident bytes of this process; 0 where the system does not say. */
+static uint64_t anon_now(void)
+{
+    unsigned long long kilobytes = 0;
+    char line[256];
+    FILE *f = fopen("/proc/self/status", "r");
+    while (f && fgets(line, sizeof line, f))
+        if (sscanf(line, "RssAnon: %llu kB", &kilobytes) == 1)
+            break;
+    if (f)
+        fclose(f);
+    return 1024 * (uint64_t)kilobytes;
+}
+
+/* ---- the line ------------------------------------------------------------------------------------------------------ */
+
+Progress progress_begin(bool quiet)
+{
+    return (Progress){.quiet = quiet, .terminal = isatty(STDERR_FILENO)};
+}
+
+void progress_clear(Progress *p)
+{
+    if (p->shown)
+        fprintf(stderr, "\r%*s\r", p->shown, "");
+    p->shown = 0;
+    fflush(stderr);
+}
+
+/* "0:07", "1:02:03"; "?" while unknown. */
+static const char *print_time(double seconds, char out[32])
+{
+    const long s = seconds < 0 ? 0 : (long)(seconds + 0.5);
+    if (seconds < 0)
+        snprintf(out, 32, "?");
+    else if (s < 3600)
+        snprintf(out, 32, "%ld:%02ld", s / 60, s % 60);
+    else
+        snprintf(out, 32, "%ld:%02ld:%02ld", s / 3600, s / 60 % 60, s % 60);
+    return out;
+}
+
+/* What is known of one state, without the bar. */
+static void print_state(const gimbal_progress *s, char *out, size_t room)
+{
+    char eta[32];
+    if (!s->pass) {
+        snprintf(out, room, "%s %d/%d", s->stage, s->step, s->steps);
+        return;
+    }
+    snprintf(out, room, "pass %d/%d, step %d/%d, %.3g s/step, ETA %s", s->pass, s->passes, s->step, s->steps,
+             s->calls ? s->elapsed / s->calls : 0, print_time(s->eta, eta));
+}
+
+static int columns(void)
+{
+    struct winsize size;
+    return !ioctl(STDERR_FILENO, TIOCGWINSZ, &size) && size.ws_col ? size.ws_col : 80;
+}
+
+static void redraw(Progress *p, const gimbal_progress *s)
+{
+    enum { BAR = 24 };
+    static const char full[] = "########################", empty[] = "------------------------";
+    char state[128], line[192];
+    const int done = s->pass ? s->calls : s->step, all = s->pass ? s->total_calls : s->steps;
+    const int filled = all > 0 ? (int)((long)BAR * done / all) : 0;
+    print_state(s, state, sizeof state);
+    snprintf(line, sizeof line, "[%.*s%.*s] %s", filled, full, BAR - filled, empty, state);
+    int n = (int)strlen(line), room = columns() - 1;
+    n = n < room ? n : room; /* a line that wraps cannot be redrawn */
+    fprintf(stderr, "\r%.*s%*s", n, line, p->shown > n ? p->shown - n : 0, "");
+    fflush(stderr);
+    p->shown = n;
+    p->drawn = seconds_now();
+}
+
+/* The last state of a stage is always drawn. */
+static void show(Progress *p, const gimbal_progress *s)
+{
+    char state[128];
+    const bool last = s->step == s->steps;
+    if (p->quiet || !strcmp(s->stage, "pass"))
+        return;
+    if (p->terminal && (last || seconds_now() - p->drawn >= 0.1))
+        redraw(p, s);
+    else if (!p->terminal && (s->pass || last)) {
+        print_state(s, state, sizeof state);
+        fprintf(stderr, "%s\n", state);
+    }
+}
+
+int progress_show(Progress *p, const gimbal_progress *s)
+{
+    const uint64_t anon = anon_now();
+    p->peak_anon = anon > p->peak_anon ? anon : p->peak_anon;
+    p->last = *s;
+    p->last.latents = NULL; /* valid during the call only */
+    show(p, s);
+    return signals_seen();
+}
+
+/* ---- signals --------------------------------------------------------------------------------------------------------- */
+
+static _Atomic(gimbal_session *) watched;
+static atomic_int signalled;
+
+static void on_signal(int number)
+{
+    if (atomic_exchange(&signalled, number))
+        _exit(128 + number);
+    gimbal_session *session = atomic_load(&watched);
+    if (session)
+        gimbal_cancel(session);
+}
+
+void signals_install(void)
+{
+    struct sigaction action = {.sa_handler = on_signal, .sa_flags = SA_RESTART};
+    sigemptyset(&action.sa_mask);
+    sigaction(SIGINT, &action, NULL);
+    sigaction(SIGTERM, &action, NULL);
+    signal(SIGPIPE, SIG_IGN); /* a reader that went away is an error of writing, so that temporary files go */
+}
+
+void signals_watch(gimbal_session *session)
+{
+    atomic_store(&watched, session);
+    if (session && atomic_load(&signalled))
+        gimbal_cancel(session);
+}
+
+int signals_seen(void)
+{
+    return atomic_load(&signalled);
+}
+
+int check_signals(gimbal_error *err)
+{
+    return signals_seen() ? fail(err, GIMBAL_ECANCEL, NULL, "cancelled") : GIMBAL_OK;
+}

@@ -1,0 +1,315 @@
+/* opcheck.c: checks every operator on every CPU backend, and times them.
+ *
+ *     opcheck [NAME]            cases whose line contains NAME, all without
+ *     opcheck --bench [NAME]
+ *
+ * For each case of the table (opcheck_table.c) and each backend that takes it:
+ *   forward    against float64 loops written here (opcheck_truth.c), and against the reference backend
+ *   gradients  of sum(out * g), g random, against central differences of the float64 loops, at sampled entries;
+ *              kernels must add to what gradients hold and touch nothing between a view's channels
+ *   threads    1, 2 and 3 threads must give the same bytes, in both directions
+ * and the best backend must be the one that the table expects: falling back is a failure.
+ *
+ * A line per case: what, then per backend its error relative to the rms of the truth ("+" forward, "d" gradient). */
+#include "tests/opcheck.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+static const double FORWARD_TOLERANCE = 2e-6, BACKWARD_TOLERANCE = 2e-5, STEP = 1e-4;
+static const float HELD = 0.25f; /* what gradients hold before */
+enum { SAMPLES = 6, THREADS = 3 };
+
+/* Entries of an operand whose gradient is known from differences. */
+typedef struct {
+    int64_t at[SAMPLES];
+    double slope[SAMPLES], size; /* size: rms of the slopes */
+    int n;
+} Slopes;
+
+typedef struct {
+    Problem p;
+    double *truth, *g; /* of out */
+    float *first, *plain;
+    Slopes slopes[OPERANDS];
+    char line[1024];
+    size_t used;
+    bool failed;
+} Check;
+
+static void note(Check *k, const char *fmt, ...) PRINTF_LIKE(2, 3);
+static void note(Check *k, const char *fmt, ...)
+{
+    va_list args;
+    va_start(args, fmt);
+    const int n = vsnprintf(k->line + k->used, sizeof k->line - k->used, fmt, args);
+    va_end(args);
+    k->used = MIN(k->used + (size_t)MAX(n, 0), sizeof k->line - 1);
+}
+
+/* Notes the failure behind the line. */
+#define REQUIRE(k, condition, ...)                                                                           \
+    do {                                                                                                     \
+        if (!(condition)) {                                                                                  \
+            (k)->failed = true;                                                                              \
+            note(k, "  FAILED: " __VA_ARGS__);                                                               \
+        }                                                                                                    \
+    } while (0)
+
+static double rms(const double *v, int64_t n)
+{
+    double sum = 0;
+    for (int64_t i = 0; i < n; i++)
+        sum += v[i] * v[i];
+    return sqrt(sum / (double)n);
+}
+
+/* The largest error relative to the rms of the truth; NaN when the result has one. */
+static double error_of(const float *got, const double *want, int64_t n)
+{
+    const double size = fmax(rms(want, n), 1e-6);
+    double worst = 0;
+    for (int64_t i = 0; i < n; i++) {
+        const double e = fabs(got[i] - want[i]) / size;
+        worst = e <= worst ? worst : e;
+    }
+    return worst;
+}
+
+/* sum(out * g) in float64 */
+static double loss(Check *k, double *room)
+{
+    double sum = 0;
+    truth(&k->p, room);
+    for (int64_t i = 0; i < k->p.out.count; i++)
+        sum += room[i] * k->g[i];
+    return sum;
+}
+
+static void find_slopes(Check *k, double *room)
+{
+    for (int i = 0; i < OPERANDS; i++) {
+        Operand *o = &k->p.in[i];
+        Slopes *s = &k->slopes[i];
+        for (s->n = 0; o->v && o->grows && s->n < MIN(SAMPLES, o->count); s->n++) {
+            const int64_t at = s->n == 0 ? o->count - 1 : (int64_t)((uniform() + 1) / 2 * (double)o->count);
+            const double was = o->v[at];
+            o->v[at] = was + STEP;
+            const double up = loss(k, room);
+            o->v[at] = was - STEP;
+            const double down = loss(k, room);
+            o->v[at] = was;
+            s->at[s->n] = at, s->slope[s->n] = (up - down) / (2 * STEP);
+        }
+        s->size = s->n ? rms(s->slope, s->n) : 0;
+    }
+}
+
+static bool prepare(Check *k, const Case *c)
+{
+    *k = (Check){.used = 0};
+    if (!problem_make(&k->p, c))
+        return false;
+    const size_t n = (size_t)k->p.out.count;
+    double *room = calloc(n, sizeof *room);
+    k->truth = calloc(n, sizeof(double)), k->g = calloc(n, sizeof(double));
+    k->first = calloc(n, sizeof(float)), k->plain = calloc(n, sizeof(float));
+    const bool made = room && k->truth && k->g && k->first && k->plain;
+    for (size_t i = 0; made && i < n; i++)
+        k->g[i] = k->p.out.v[i];
+    if (made) {
+        truth(&k->p, k->truth);
+        find_slopes(k, room);
+    }
+    free(room);
+    return made;
+}
+
+static void clean(Check *k)
+{
+    problem_free(&k->p);
+    free(k->truth);
+    free(k->g);
+    free(k->first);
+    free(k->plain);
+}
+
+static bool run(Check *k, const Backend *b, int threads, bool backward)
+{
+    gimbal_error err = {0};
+    Cx cx = {0};
+    cx_init(&cx, cpu_chain(), threads, &err);
+    const int code = call_run(&cx, b, &k->p.call, backward);
+    REQUIRE(k, !code, "%s %s: %s", b->name, backward ? "backward" : "forward", err.msg);
+    cx_free(&cx);
+    return !code;
+}
+
+static void check_forward(Check *k, const Backend *b)
+{
+    const Operand *out = &k->p.out;
+    const size_t bytes = (size_t)out->count * sizeof(float);
+    const double tolerance = FORWARD_TOLERANCE * (k->p.c.loose > 0 ? k->p.c.loose : 1);
+    for (int threads = 1; threads <= THREADS; threads++) {
+        memset(out->data, 0xff, bytes); /* NaN: every value must be written */
+        if (!run(k, b, threads, false))
+            return;
+        if (threads == 1)
+            memcpy(k->first, out->data, bytes);
+        else
+            REQUIRE(k, !memcmp(k->first, out->data, bytes), "%s: %d threads give other bytes", b->name, threads);
+    }
+    const double e = error_of(k->first, k->truth, out->count);
+    note(k, "  %s +%.1e", b->name, e);
+    REQUIRE(k, e <= tolerance, "tolerance %.1e", tolerance);
+    if (!strcmp(b->name, "ref"))
+        memcpy(k->plain, k->first, bytes);
+}
+
+/* Element `at` of an operand's gradient, without what it held. */
+static double gradient_at(const Operand *o, bool is_weight, int64_t at)
+{
+    if (is_weight)
+        return (double)o->gdata[at] - (double)HELD;
+    const int64_t C = o->t.n[o->t.nd - 1], from = (float *)o->t.d - o->data;
+    return (double)o->gdata[at / C * o->t.ld + from + at % C] - (double)HELD;
+}
+
+static int64_t gradient_count(const Operand *o, bool is_weight)
+{
+    return is_weight || !o->t.nd ? o->count : row_count(o) * o->t.ld;
+}
+
+static bool between_untouched(const Operand *o)
+{
+    const int64_t C = o->t.n[o->t.nd - 1], from = (float *)o->t.d - o->data;
+    for (int64_t i = 0; i < row_count(o) * o->t.ld; i++) {
+        const int64_t c = i % o->t.ld - from;
+        if ((c < 0 || c >= C) && o->gdata[i] != HELD)
+            return false;
+    }
+    return true;
+}
+
+static uint64_t hash_gradients(const Check *k)
+{
+    uint64_t h = 1469598103934665603ull;
+    for (int i = 0; i < OPERANDS; i++) {
+        const Operand *o = &k->p.in[i];
+        const bool is_weight = i == W0 || i == W1 || i == BIAS;
+        for (int64_t j = 0; o->v && j < gradient_count(o, is_weight) * 4; j++)
+            h = (h ^ ((const uint8_t *)o->gdata)[j]) * 1099511628211ull;
+    }
+    return h;
+}
+
+static void reset_gradients(Check *k)
+{
+    for (int i = 0; i < OPERANDS; i++) {
+        Operand *o = &k->p.in[i];
+        for (int64_t j = 0; o->v && j < gradient_count(o, i == W0 || i == W1 || i == BIAS); j++)
+            o->gdata[j] = HELD;
+    }
+    for (int64_t i = 0; i < k->p.out.count; i++)
+        k->p.out.gdata[i] = (float)k->g[i];
+}
+
+static void check_backward(Check *k, const Backend *b)
+{
+    uint64_t first = 0;
+    for (int threads = 1; threads <= THREADS; threads++) {
+        reset_gradients(k);
+        if (!run(k, b, threads, true))
+            return;
+        first = threads == 1 ? hash_gradients(k) : first;
+        REQUIRE(k, first == hash_gradients(k), "%s gradients: %d threads give other bytes", b->name, threads);
+    }
+    double worst = 0;
+    for (int i = 0; i < OPERANDS; i++) {
+        const Operand *o = &k->p.in[i];
+        const Slopes *s = &k->slopes[i];
+        const bool is_weight = i == W0 || i == W1 || i == BIAS;
+        for (int j = 0; j < s->n; j++) {
+            const double e = fabs(gradient_at(o, is_weight, s->at[j]) - s->slope[j]) / fmax(s->size, 0.1);
+            worst = e <= worst ? worst : e;
+        }
+        if (o->v && !is_weight)
+            REQUIRE(k, between_untouched(o), "%s: gradient of operand %d written between channels", b->name, i);
+    }
+    note(k, " d%.1e", worst);
+    REQUIRE(k, worst <= BACKWARD_TOLERANCE, "tolerance %.1e", BACKWARD_TOLERANCE);
+}
+
+static bool takes(const Check *k, const Backend *b, bool backward)
+{
+    Call call = k->p.call;
+    Cx cx = {.threads = THREADS};
+    return (backward ? b->backward : b->forward)[call.op] && b->supports(&cx, &call, backward);
+}
+
+static void check_all(Check *k)
+{
+    const Case *c = &k->p.c;
+    const char *best = c->best ? c->best : c->op == OP_CONV2D || c->op == OP_LINEAR ? "dnn" : "loop", *ran = NULL;
+    const Backend *const all[] = {&backend_ref, &backend_loop, &backend_dnn};
+    for (int i = 0; i < COUNT(all); i++) {
+        if (takes(k, all[i], false)) {
+            ran = all[i]->name;
+            check_forward(k, all[i]);
+        }
+        if (takes(k, all[i], true))
+            check_backward(k, all[i]);
+    }
+    REQUIRE(k, ran && !strcmp(ran, best), "expected on %s, fell back to %s", best, ran ? ran : "nothing");
+}
+
+/* Ids come from outside: one beyond the table is an error with both numbers, not a read. */
+static bool embed_refuses_ids_outside_the_table(void)
+{
+    bool good = true;
+    for (int32_t id = -1; id <= 31; id += 32) {
+        Problem p;
+        gimbal_error err = {0};
+        Cx cx = {0};
+        const Case c = {OP_EMBED, .x = {3, 5}, .more = 31};
+        cx_init(&cx, cpu_chain(), 1, &err);
+        char wanted[16];
+        snprintf(wanted, sizeof wanted, "id %d ", id);
+        if (!problem_make(&p, &c))
+            good = false;
+        else
+            p.ids[1] = id, good &= call_run(&cx, &backend_ref, &p.call, false) == GIMBAL_EMODEL;
+        good = good && strstr(err.msg, wanted) && strstr(err.msg, "0 to 30") && strstr(err.msg, "case.table");
+        problem_free(&p);
+        cx_free(&cx);
+    }
+    printf("embed refuses ids outside the table: %s\n", good ? "ok" : "FAILED");
+    return good;
+}
+
+int main(int argc, char **argv)
+{
+    if (argc > 1 && !strcmp(argv[1], "--bench"))
+        return bench(argc > 2 ? argv[2] : NULL);
+    int passed = 0, failed = 0;
+    for (int i = 0; i < case_count(); i++) {
+        const Case c = case_at(i);
+        char text[256];
+        Check k;
+        case_text(&c, text, sizeof text);
+        if (argc > 1 && !strstr(text, argv[1]))
+            continue;
+        if (prepare(&k, &c))
+            check_all(&k);
+        else
+            REQUIRE(&k, false, "no memory");
+        printf("%-62s%s\n", text, k.line);
+        k.failed ? failed++ : passed++;
+        clean(&k);
+    }
+    if (argc < 2 || strstr("embed refuses ids", argv[1]))
+        embed_refuses_ids_outside_the_table() ? passed++ : failed++;
+    printf("%d passed, %d failed\n", passed, failed);
+    return failed != 0;
+}

@@ -1,0 +1,74 @@
+/* opcheck.h: what the files of opcheck share: a case of its table, and the case as data. */
+#ifndef OPCHECK_H
+#define OPCHECK_H
+
+#include "tensor/backend.h"
+
+/* One line of the table. Sizes that an op does not use stay 0. */
+typedef struct {
+    OpCode op;
+    int64_t x[4]; /* shape of the first input, zeros behind it */
+    int64_t O, kh, kw;
+    int stride, pad[4];
+    int gap; /* channels around every input: row stride = channels + gap */
+    Act act;
+    bool bias, row, add;
+    float scale;
+    int64_t per; /* rows per row of `row` and of OP_ROWS; frames per statistic */
+    int groups;
+    int heads, frames, n_kv;
+    bool in_time, causal;
+    KvMap map[MAX_KV];
+    int64_t L[MAX_KV]; /* keys of each set (space) */
+    int64_t more;      /* channels of concat's second input; rows of OP_ROWS; rows of a table */
+    int64_t H2, W2;    /* resize */
+    bool no_ids;
+    DType type; /* of weights in the file; shift: bytes off alignment; own: float32 in `own` instead */
+    int shift;
+    bool own;
+    const char *best; /* the backend that must take the forward; NULL: dnn for conv2d and linear, else loop */
+    double loose;     /* factor on the tolerances; 0: 1 */
+} Case;
+
+enum { W0 = 2 * MAX_KV + 1, W1, BIAS, ROW, ADD, OPERANDS };
+
+/* An input or a parameter: its values in double, and as backends see it. */
+typedef struct {
+    int64_t n[MAX_DIMS], count;
+    int nd;
+    double *v; /* NULL: not used. Exactly representable in what the backends read */
+    Tensor t, owner, grad;
+    Weight w;
+    float *data, *gdata;
+    char *raw;
+    bool grows;
+} Operand;
+
+typedef struct {
+    Case c;
+    Operand in[OPERANDS], out;
+    int32_t *ids;
+    Call call;
+} Problem;
+
+/* problem.c */
+bool problem_make(Problem *, const Case *);
+void problem_free(Problem *);
+/* "conv2d [2,9,7,5]x[7,5,3,3] s1 p1,1,1,1 bias silu F16" */
+void case_text(const Case *, char *out, size_t room);
+int64_t row_count(const Operand *);
+double uniform(void); /* -1..1, the same sequence in every run of the program */
+
+/* truth.c: the op in float64, written from the formulas of tensor.h alone */
+void truth(const Problem *, double *out);
+
+/* table.c */
+int case_count(void);
+Case case_at(int i);
+int bench_count(void);
+Case bench_at(int i);
+
+/* bench.c */
+int bench(const char *filter);
+
+#endif

@@ -1,0 +1,184 @@
+/* opcheck_truth.c: every operator in float64, from the formulas in tensor.h, sharing no code with the backends.
+ *
+ * Inputs are dense doubles; nothing here knows row strides, threads or packed weights. */
+#include "tests/opcheck.h"
+
+#include <math.h>
+#include <string.h>
+
+static double act_of(Act act, double x)
+{
+    if (act == ACT_SILU)
+        return x / (1 + exp(-x));
+    if (act == ACT_QUICK_GELU)
+        return x / (1 + exp(-1.702 * x));
+    if (act == ACT_GELU)
+        return x * 0.5 * erfc(-x * M_SQRT1_2);
+    return x;
+}
+
+/* One row of z [wide] (x*w) to the result's row r. */
+static void epilogue(const Problem *p, double *z, int64_t wide, int64_t r, double *out)
+{
+    const Case *c = &p->c;
+    const int64_t C = c->act == ACT_GEGLU ? wide / 2 : wide;
+    const double scale = c->scale != 0 ? (double)c->scale : 1;
+    for (int64_t o = 0; o < wide; o++) {
+        z[o] += p->in[BIAS].v ? p->in[BIAS].v[o] : 0;
+        z[o] += p->in[ROW].v ? p->in[ROW].v[r / c->per * wide + o] : 0;
+    }
+    for (int64_t o = 0; o < C; o++) {
+        const double y = c->act == ACT_GEGLU ? z[o] * act_of(ACT_GELU, z[C + o]) : act_of(c->act, z[o]);
+        out[r * C + o] = y * scale + (p->in[ADD].v ? p->in[ADD].v[r * C + o] : 0);
+    }
+}
+
+static void conv(const Problem *p, double *out)
+{
+    const Case *c = &p->c;
+    const int64_t N = c->x[0], H = c->x[1], W = c->x[2], I = c->x[3], O = c->O;
+    const int64_t Ho = (H + c->pad[0] + c->pad[1] - c->kh) / c->stride + 1;
+    const int64_t Wo = (W + c->pad[2] + c->pad[3] - c->kw) / c->stride + 1;
+    double z[4096];
+    for (int64_t r = 0; r < N * Ho * Wo; r++) {
+        const int64_t n = r / (Ho * Wo), y = r / Wo % Ho, x = r % Wo;
+        for (int64_t o = 0; o < O; o++) {
+            z[o] = 0;
+            for (int64_t u = 0; u < c->kh; u++)
+                for (int64_t v = 0; v < c->kw; v++) {
+                    const int64_t h = y * c->stride + u - c->pad[0], w = x * c->stride + v - c->pad[2];
+                    for (int64_t i = 0; h >= 0 && w >= 0 && h < H && w < W && i < I; i++)
+                        z[o] += p->in[0].v[((n * H + h) * W + w) * I + i] *
+                                p->in[W0].v[((o * I + i) * c->kh + u) * c->kw + v];
+                }
+        }
+        epilogue(p, z, O, r, out);
+    }
+}
+
+static void linear(const Problem *p, double *out)
+{
+    const int64_t I = p->in[W0].n[1], O = p->in[W0].n[0];
+    double z[4096];
+    for (int64_t r = 0; r < row_count(&p->in[0]); r++) {
+        for (int64_t o = 0; o < O; o++) {
+            z[o] = 0;
+            for (int64_t i = 0; i < I; i++)
+                z[o] += p->in[0].v[r * I + i] * p->in[W0].v[o * I + i];
+        }
+        epilogue(p, z, O, r, out);
+    }
+}
+
+static void norm(const Problem *p, double *out)
+{
+    const Case *c = &p->c;
+    const Operand *x = &p->in[0];
+    const int64_t C = x->n[x->nd - 1], all = row_count(x), sets = c->groups ? x->n[0] / c->per : all;
+    const int64_t rows = all / sets, groups = c->groups ? c->groups : 1, width = C / groups;
+    for (int64_t k = 0; k < sets * groups; k++) {
+        const int64_t r0 = k / groups * rows, c0 = k % groups * width;
+        double mean = 0, square = 0;
+        for (int64_t i = 0; i < rows * width; i++)
+            mean += x->v[(r0 + i / width) * C + c0 + i % width] / (double)(rows * width);
+        for (int64_t i = 0; i < rows * width; i++)
+            square += pow(x->v[(r0 + i / width) * C + c0 + i % width] - mean, 2) / (double)(rows * width);
+        for (int64_t i = 0; i < rows * width; i++) {
+            const int64_t ch = c0 + i % width, at = (r0 + i / width) * C + ch;
+            const double h = (x->v[at] - mean) / sqrt(square + (double)1e-5f);
+            out[at] = act_of(c->act, h * p->in[W0].v[ch] + p->in[W1].v[ch]);
+        }
+    }
+}
+
+/* Is row j of key set `set` seen by query (f, s)? Its row in the set's tensor. */
+static bool sees(const Case *c, int set, int64_t f, int64_t s, int64_t row)
+{
+    const int64_t S = c->x[1], L = c->map[set] == KV_SELF && c->in_time ? S : c->L[set];
+    const int64_t rf = row / L, rs = row % L;
+    if (c->map[set] == KV_CLIP)
+        return rf == f / c->frames;
+    if (c->in_time)
+        return rs == s && rf / c->frames == f / c->frames && (!c->causal || rf <= f);
+    return rf == f && (!c->causal || rs <= s);
+}
+
+static void attention(const Problem *p, double *out)
+{
+    const Case *c = &p->c;
+    const int64_t S = c->x[1], C = c->x[2], D = C / c->heads;
+    const double scale = c->scale != 0 ? (double)c->scale : 1 / sqrt((double)D);
+    for (int64_t q = 0; q < c->x[0] * S * c->heads; q++) {
+        const int64_t r = q / c->heads, from = q % c->heads * D;
+        double sum = 0, y[512] = {0};
+        for (int set = 0; set < c->n_kv; set++) {
+            const Operand *k = &p->in[1 + 2 * set], *v = k + 1;
+            for (int64_t row = 0; row < row_count(k); row++) {
+                if (!sees(c, set, r / S, r % S, row))
+                    continue;
+                double score = 0;
+                for (int64_t d = 0; d < D; d++)
+                    score += p->in[0].v[r * C + from + d] * k->v[row * C + from + d];
+                const double weight = exp(score * scale); /* scores are small here: no maximum needed */
+                sum += weight;
+                for (int64_t d = 0; d < D; d++)
+                    y[d] += weight * v->v[row * C + from + d];
+            }
+        }
+        for (int64_t d = 0; d < D; d++)
+            out[r * C + from + d] = y[d] / sum;
+    }
+}
+
+static void small_ops(const Problem *p, double *out)
+{
+    const Case *c = &p->c;
+    const Operand *x = &p->in[0], *b = &p->in[1];
+    const int64_t C = p->out.n[p->out.nd - 1], A = c->op == OP_EMBED ? C : x->n[x->nd - 1];
+    for (int64_t i = 0; i < p->out.count; i++) {
+        const int64_t r = i / C, ch = i % C;
+        if (c->op == OP_ACT && c->act == ACT_GEGLU)
+            out[i] = x->v[r * A + ch] * act_of(ACT_GELU, x->v[r * A + C + ch]);
+        else if (c->op == OP_ACT)
+            out[i] = act_of(c->act, x->v[i]);
+        else if (c->op == OP_ADD)
+            out[i] = x->v[i] + b->v[i];
+        else if (c->op == OP_ROWS)
+            out[i] = x->v[i] + b->v[r / c->per % c->more * C + ch];
+        else if (c->op == OP_CONCAT)
+            out[i] = ch < A ? x->v[r * A + ch] : b->v[r * c->more + ch - A];
+        else if (c->op == OP_EMBED)
+            out[i] = p->in[W0].v[(p->ids ? p->ids[r] : r) * C + ch];
+        else {
+            const int64_t n = r / (c->H2 * c->W2), y = r / c->W2 % c->H2, w = r % c->W2;
+            const int64_t sy = (int64_t)floor((double)y * (double)c->x[1] / (double)c->H2);
+            const int64_t sx = (int64_t)floor((double)w * (double)c->x[2] / (double)c->W2);
+            out[i] = x->v[((n * c->x[1] + sy) * c->x[2] + sx) * C + ch];
+        }
+    }
+}
+
+void truth(const Problem *p, double *out)
+{
+    switch (p->c.op) {
+    case OP_CONV2D:
+        conv(p, out);
+        break;
+    case OP_LINEAR:
+        linear(p, out);
+        break;
+    case OP_NORM:
+        norm(p, out);
+        break;
+    case OP_ATTN:
+        attention(p, out);
+        break;
+    case OP_MSE:
+        out[0] = 0;
+        for (int64_t i = 0; i < p->in[0].count; i++)
+            out[0] += pow(p->in[0].v[i] - p->in[1].v[i], 2) / (double)p->in[0].count;
+        break;
+    default:
+        small_ops(p, out);
+    }
+}
