@@ -1,5 +1,5 @@
-/* app.h: what the program's files share. The program sees gimbal.h and media.h only; that it can be written at all
- * shows that the library's interface is complete.
+/* app.h: what the program's files share. The program sees gimbal.h and media.h only; that it can be written
+ * at all shows that the library's interface is complete.
  *
  *   main.c      the table of subcommands, help, version, errors on stderr, exit status
  *   cli.c       flags to fields, help texts from option tables, small tools for paths and JSON
@@ -8,8 +8,8 @@
  *   clip.c      one clip of generate, from settings to files      recipe.c  recipes in and out of files
  *   generate.c decode.c info.c sheet.c tokenize.c encode_text.c   one subcommand each
  *
- * stdout holds results only; words go to stderr. A function returns GIMBAL_OK or an error code with *err filled; main
- * alone prints it. */
+ * stdout holds results only; words go to stderr. A function returns GIMBAL_OK or an error code with *err
+ * filled; main alone prints it. */
 #ifndef APP_H
 #define APP_H
 
@@ -27,7 +27,8 @@
             return try_code_;                                                                                \
     } while (0)
 
-/* ---- subcommands: main.c ---------------------------------------------------------------------------------------- */
+/* ---- subcommands: main.c
+ * ---------------------------------------------------------------------------------------- */
 
 enum { TABLE_ROOM = 64 };
 
@@ -36,14 +37,15 @@ typedef struct {
     gimbal_option table[TABLE_ROOM]; /* every flag of the subcommand, ends with name NULL */
     struct {
         const char *name, *value; /* name: the table's */
-    } *flags;
+    } * flags;
     const char **words; /* what is no flag, in order */
     int n_flags, n_words;
     bool help;
 } Args;
 
-/* A subcommand is a constant struct and a line in COMMANDS. `options` fill a struct of the subcommand's own; when
- * takes_settings, it begins with a gimbal_settings and the flags of gimbal_setting_options come first. */
+/* A subcommand is a constant struct and a line in COMMANDS. `options` fill a struct of the subcommand's own;
+ * when takes_settings, it begins with a gimbal_settings and the flags of gimbal_setting_options come first.
+ */
 typedef struct {
     const char *name, *usage, *help;
     const gimbal_option *options;
@@ -55,15 +57,18 @@ typedef struct {
 #define COMMAND_EXTERN(name) extern const Command command_##name;
 COMMANDS(COMMAND_EXTERN)
 
-/* ---- flags, help, small tools: cli.c -------------------------------------------------------------------------------- */
+/* ---- flags, help, small tools: cli.c
+ * -------------------------------------------------------------------------------- */
 
 /* As in the library: the first error is kept, the code returned. hint NULL: none. */
-int fail(gimbal_error *, int code, const char *hint, const char *fmt, ...) __attribute__((format(printf, 4, 5)));
+int complain(gimbal_error *, int code, const char *hint, const char *fmt, ...)
+    __attribute__((format(printf, 4, 5)));
 int fail_memory(gimbal_error *);
 
 /* Takes argv apart: --name value, --name=value, -o value, -- ends flags. EUSAGE names what is wrong. */
 int args_read(Args *, const Command *, int argc, char **argv, gimbal_error *);
-/* Own options to their defaults, then the flags in order. The gimbal_settings in front are left to the caller. */
+/* Own options to their defaults, then the flags in order. The gimbal_settings in front are left to the
+ * caller. */
 void args_defaults(const Command *, void *object);
 int args_apply(const Args *, void *object, gimbal_error *);
 bool args_has(const Args *, const char *name);
@@ -78,8 +83,10 @@ int unknown_word(const char *const *words, const char *what, const char *word, g
 bool ends_with(const char *text, const char *ending);
 /* Can a file of this name be made? Tries it in the folder and removes the trial. EIO. */
 int check_place(const char *path, gimbal_error *);
-/* The name of clip `number` of several: its %d filled in, or the number before the ending; a picture sequence keeps
- * its own number. Caller frees; NULL: no memory. */
+/* Does the name hold a %d for the clip's number? (In a .png it counts pictures.) */
+bool names_clips(const char *path);
+/* The name of clip `number` of several: its %d filled in, or the number before the ending; before the
+ * pictures' number in a sequence. Caller frees; NULL: no memory. */
 char *numbered_path(const char *path, int number);
 /* Text as JSON; bytes that are no UTF-8 become '?'. */
 json_t *json_text(const char *);
@@ -89,7 +96,8 @@ void print_tree(const json_t *, int indent, FILE *);
 /* Everything printed so far has arrived; EIO when not (quiet about a closed pipe). */
 int flush_stdout(gimbal_error *);
 
-/* ---- progress, memory, Ctrl-C: progress.c ------------------------------------------------------------------------------ */
+/* ---- progress, memory, Ctrl-C: progress.c
+ * ------------------------------------------------------------------------------ */
 
 typedef struct {
     bool quiet, terminal;
@@ -103,19 +111,20 @@ Progress progress_begin(bool quiet);
 int progress_show(Progress *, const gimbal_progress *);
 void progress_clear(Progress *);
 
-double seconds_now(void);
+double clock_seconds(void);
 /* "61 MB", "1.3 GB" */
 const char *print_bytes(uint64_t bytes, char out[24]);
 
-/* SIGINT and SIGTERM cancel what `watch` was given last (NULL: nothing runs) and are remembered; a second one ends the
- * program at once. */
+/* SIGINT and SIGTERM cancel what `watch` was given last (NULL: nothing runs) and are remembered; a second one
+ * ends the program at once. */
 void signals_install(void);
 void signals_watch(gimbal_session *);
 int signals_seen(void); /* the signal's number, or 0 */
 /* ECANCEL once a signal was seen. */
 int check_signals(gimbal_error *);
 
-/* ---- outputs: output.c ---------------------------------------------------------------------------------------------------- */
+/* ---- outputs: output.c
+ * ---------------------------------------------------------------------------------------------------- */
 
 typedef struct {
     const char *path;
@@ -125,7 +134,8 @@ typedef struct {
     const char *recipe; /* borrowed until the end */
 } Output;
 
-/* Before any work, sizes still unknown: is it a format that can be written, in a place that can be written? */
+/* Before any work, sizes still unknown: is it a format that can be written, in a place that can be written?
+ */
 int output_check(const char *path, double fps, gimbal_error *);
 /* The same with the sizes; makes nothing. */
 int output_fits(const char *path, int width, int height, int frames, double fps, gimbal_error *);
@@ -136,7 +146,8 @@ int output_close(Output *, gimbal_error *);
 void output_drop(Output *); /* nothing to do after a close */
 uint64_t output_bytes(const char *path, int width, int height, int frames);
 
-/* ---- one model, latents in files: recipe.c ------------------------------------------------------------------------------------ */
+/* ---- one model, latents in files: recipe.c
+ * ------------------------------------------------------------------------------------ */
 
 /* Opens the model and prints its notes on stderr unless quiet. */
 int open_model(gimbal_engine **, const char *model, const char *motion, bool quiet, gimbal_error *);
@@ -147,22 +158,26 @@ int warn_truncated(const gimbal_engine *, const char *what, const char *text, gi
 int latents_read(const char *path, const char *tensor, float **out, gimbal_shape *, gimbal_error *);
 int latents_write(const char *path, const float *, gimbal_shape, const char *recipe, gimbal_error *);
 
-/* A recipe is the library's, and beside it what only the program knows: fps, and the files that gave tensors. Without
- * the number of threads, which changes no byte. NULL: no memory. */
+/* A recipe is the library's, and beside it what only the program knows: fps, and the files that gave tensors.
+ * Without the number of threads, which changes no byte. NULL: no memory. */
 json_t *recipe_make(const gimbal_engine *, const gimbal_settings *, double fps, const char *latents,
                     const char *reinit_noise);
 /* The recipe that a clip or a safetensors file carries, as text; caller frees. 0 with *text NULL: none. */
 int recipe_read(const char *path, char **text, gimbal_error *);
 
-/* ---- one clip: clip.c ---------------------------------------------------------------------------------------------------------- */
+/* ---- one clip: clip.c
+ * ----------------------------------------------------------------------------------------------------------
+ */
 
-/* In: what to make and where to. Out, after clip_begin: session, shape, recipe; after clip_make: the figures. */
+/* In: what to make and where to. Out, after clip_begin: session, shape, recipe; after clip_make: the figures.
+ */
 typedef struct {
     gimbal_engine *engine;
     gimbal_settings settings;
     const char *output, *latents, *reinit_noise, *save_latents, *save_passes; /* paths or NULL */
     double fps;
     int passes; /* of the re-initialiser's plan */
+    int number; /* of several clips, from 1; 0: the only one */
     Progress progress;
 
     gimbal_session *session;

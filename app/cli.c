@@ -1,8 +1,8 @@
 /* cli.c: the command line taken apart, help written from the same option tables, and small tools.
  *
- * Names, types, ranges and choices are the tables'; every value goes through gimbal_set, which the library's own specs
- * and recipes go through too, so that a wrong value reads the same everywhere.
- * Refuses to know what a flag does. */
+ * Names, types, ranges and choices are the tables'; every value goes through gimbal_set, which the library's
+ * own specs and recipes go through too, so that a wrong value reads the same everywhere. Refuses to know what
+ * a flag does. */
 #include "app/app.h"
 
 #include <errno.h>
@@ -14,9 +14,10 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-/* ---- errors ------------------------------------------------------------------------------------------------------ */
+/* ---- errors
+ * ------------------------------------------------------------------------------------------------------ */
 
-int fail(gimbal_error *err, int code, const char *hint, const char *fmt, ...)
+int complain(gimbal_error *err, int code, const char *hint, const char *fmt, ...)
 {
     if (err->code)
         return code;
@@ -31,7 +32,7 @@ int fail(gimbal_error *err, int code, const char *hint, const char *fmt, ...)
 
 int fail_memory(gimbal_error *err)
 {
-    return fail(err, GIMBAL_ENOMEM, NULL, "out of memory");
+    return complain(err, GIMBAL_ENOMEM, NULL, "out of memory");
 }
 
 int unknown_word(const char *const *words, const char *what, const char *word, gimbal_error *err)
@@ -41,16 +42,19 @@ int unknown_word(const char *const *words, const char *what, const char *word, g
     return gimbal_set(choice, &chosen, what, word, "", err);
 }
 
-/* ---- flags --------------------------------------------------------------------------------------------------------- */
+/* ---- flags
+ * ---------------------------------------------------------------------------------------------------------
+ */
 
 static int join_tables(Args *args, const Command *command, gimbal_error *err)
 {
-    const gimbal_option *parts[] = {command->options, command->takes_settings ? gimbal_setting_options() : NULL};
+    const gimbal_option *parts[] = {command->options,
+                                    command->takes_settings ? gimbal_setting_options() : NULL};
     int n = 0;
     for (int i = 0; i < 2; i++)
         for (const gimbal_option *o = parts[i]; o && o->name; o++) {
             if (n == TABLE_ROOM - 1)
-                return fail(err, GIMBAL_EUSAGE, NULL, "%s has more than %d flags", command->name, n);
+                return complain(err, GIMBAL_EUSAGE, NULL, "%s has more than %d flags", command->name, n);
             args->table[n++] = *o;
         }
     return GIMBAL_OK;
@@ -74,14 +78,14 @@ static int read_flag(Args *args, const Command *command, int argc, char **argv, 
     snprintf(word, sizeof word, "%.*s", (int)n, name);
     const gimbal_option *option = find(args->table, name, n);
     if (!option && short_output)
-        return fail(err, GIMBAL_EUSAGE, NULL, "%s writes no file: -o has no meaning here", command->name);
+        return complain(err, GIMBAL_EUSAGE, NULL, "%s writes no file: -o has no meaning here", command->name);
     if (!option)
         return gimbal_set(args->table, NULL, word, "", "--", err);
     const char *value = equals ? equals + 1 : option->type == GIMBAL_BOOL ? "1" : NULL;
     if (!value && *i + 1 < argc)
         value = argv[++*i];
     if (!value)
-        return fail(err, GIMBAL_EUSAGE, NULL, "--%s wants a value", option->name);
+        return complain(err, GIMBAL_EUSAGE, NULL, "--%s wants a value", option->name);
     args->flags[args->n_flags].name = option->name;
     args->flags[args->n_flags++].value = value;
     return GIMBAL_OK;
@@ -107,8 +111,8 @@ int args_read(Args *args, const Command *command, int argc, char **argv, gimbal_
         else if (word[1] == '-' || !strcmp(word, "-o"))
             TRY(read_flag(args, command, argc, argv, &i, err));
         else
-            return fail(err, GIMBAL_EUSAGE, "short flags are -o and -h; -- ends the flags",
-                        "%.60s: no such option of %s", word, command->name);
+            return complain(err, GIMBAL_EUSAGE, "short flags are -o and -h; -- ends the flags",
+                            "%.60s: no such option of %s", word, command->name);
     }
     return GIMBAL_OK;
 }
@@ -149,7 +153,9 @@ void args_free(Args *args)
     free(args->words);
 }
 
-/* ---- help ------------------------------------------------------------------------------------------------------------- */
+/* ---- help
+ * -------------------------------------------------------------------------------------------------------------
+ */
 
 /* "--spacing leading|linspace|trailing" */
 static void print_label(const gimbal_option *o, const char *dashes, char *out, size_t room)
@@ -168,7 +174,7 @@ static void print_default(const gimbal_option *o, FILE *out)
     const bool text = o->type == GIMBAL_TEXT || o->type == GIMBAL_CHOICE;
     if (text && o->text && *o->text)
         fprintf(out, " [%s]", o->text);
-    else if (!text && o->type != GIMBAL_BOOL && o->def >= o->min && (o->def != 0 || o->min < o->max))
+    else if (!text && o->def != 0) /* 0: off, or the model's own */
         fprintf(out, " [%.10g]", o->def);
 }
 
@@ -213,7 +219,9 @@ bool print_registry(const char *kind, FILE *out)
     return n > 0;
 }
 
-/* ---- paths ---------------------------------------------------------------------------------------------------------------- */
+/* ---- paths
+ * ----------------------------------------------------------------------------------------------------------------
+ */
 
 bool ends_with(const char *text, const char *ending)
 {
@@ -228,9 +236,9 @@ int check_place(const char *path, gimbal_error *err)
     const char *slash = strrchr(path, '/');
     const int n = slash ? (int)(slash - path) + 1 : 0;
     if (!*path)
-        return fail(err, GIMBAL_EUSAGE, NULL, "the output's name is empty");
+        return complain(err, GIMBAL_EUSAGE, NULL, "the output's name is empty");
     if (!stat(path, &st) && S_ISDIR(st.st_mode))
-        return fail(err, GIMBAL_EIO, "give the name of a file", "%s: is a folder", path);
+        return complain(err, GIMBAL_EIO, "give the name of a file", "%s: is a folder", path);
     if (asprintf(&trial, "%.*s.gimbal-trial-%d", n, path, (int)getpid()) < 0)
         return fail_memory(err);
     const int fd = open(trial, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600), reason = errno;
@@ -239,35 +247,55 @@ int check_place(const char *path, gimbal_error *err)
         unlink(trial);
     }
     free(trial);
-    if (fd < 0)
-        return fail(err, GIMBAL_EIO, reason == ENOENT ? "create the folder first" : NULL,
-                    "%s: cannot be written: %s", path, strerror(reason));
-    return GIMBAL_OK;
+    if (fd >= 0)
+        return GIMBAL_OK;
+    char folder[512];
+    snprintf(folder, sizeof folder, "%.*s", n, path);
+    const bool missing = n && stat(folder, &st);
+    return complain(err, GIMBAL_EIO, missing ? "create the folder first" : NULL, "%s: cannot be written: %s",
+                    path, strerror(reason));
+}
+
+/* The %d or %0Nd of a file's name: where it begins, its length and digits; NULL: no such thing, or more than
+ * it. */
+static const char *find_number(const char *path, int *length, int *digits)
+{
+    const char *slash = strrchr(path, '/'), *percent = strchr(slash ? slash : path, '%');
+    if (!percent)
+        return NULL;
+    const bool wide = percent[1] == '0' && percent[2] >= '1' && percent[2] <= '9';
+    *digits = wide ? percent[2] - '0' : 1;
+    *length = wide ? 4 : 2;
+    const char *end = percent + *length;
+    return end[-1] == 'd' && !strchr(end, '%') ? percent : NULL;
+}
+
+bool names_clips(const char *path)
+{
+    int length, digits;
+    return !ends_with(path, ".png") && find_number(path, &length, &digits);
 }
 
 char *numbered_path(const char *path, int number)
 {
-    const char *slash = strrchr(path, '/'), *file = slash ? slash + 1 : path;
-    const char *percent = strchr(file, '%'), *dot = strrchr(file, '.');
     char *out;
-    int digits = 4, n;
-    const char *tail = percent ? percent + 1 : NULL;
-    if (!percent)
-        dot = dot ? dot : file + strlen(file);
-    else if (tail[0] == '0' && tail[1] >= '1' && tail[1] <= '9')
-        digits = tail[1] - '0', tail += 2;
-    else
-        digits = 1;
-    if (percent && !ends_with(path, ".png"))
-        n = asprintf(&out, "%.*s%0*d%s", (int)(percent - path), path, digits, number, tail + (*tail == 'd'));
-    else if (percent)
-        n = asprintf(&out, "%.*s%04d-%s", (int)(percent - path), path, number, percent);
-    else
+    int length, digits, n;
+    const char *found = find_number(path, &length, &digits);
+    if (found && names_clips(path)) {
+        n = asprintf(&out, "%.*s%0*d%s", (int)(found - path), path, digits, number, found + length);
+    } else if (found) {
+        n = asprintf(&out, "%.*s%04d-%s", (int)(found - path), path, number, found);
+    } else {
+        const char *slash = strrchr(path, '/'), *dot = strrchr(slash ? slash : path, '.');
+        dot = dot ? dot : path + strlen(path);
         n = asprintf(&out, "%.*s-%04d%s", (int)(dot - path), path, number, dot);
+    }
     return n < 0 ? NULL : out;
 }
 
-/* ---- JSON ------------------------------------------------------------------------------------------------------------------- */
+/* ---- JSON
+ * -------------------------------------------------------------------------------------------------------------------
+ */
 
 json_t *json_text(const char *text)
 {
@@ -318,7 +346,8 @@ void print_tree(const json_t *object, int indent, FILE *out)
             continue;
         }
         const json_t *first = json_array_get(value, 0);
-        if (json_is_string(first) || json_is_object(first)) { /* a list of sentences or of things: one a line */
+        if (json_is_string(first) ||
+            json_is_object(first)) { /* a list of sentences or of things: one a line */
             size_t i;
             json_t *item;
             json_array_foreach((json_t *)value, i, item)
@@ -339,6 +368,6 @@ int flush_stdout(gimbal_error *err)
     if (!fflush(stdout) && !ferror(stdout))
         return GIMBAL_OK;
     const int reason = errno;
-    return fail(err, GIMBAL_EIO, NULL, reason == EPIPE ? "" : "standard output cannot be written: %s",
-                strerror(reason));
+    return complain(err, GIMBAL_EIO, NULL, reason == EPIPE ? "" : "standard output cannot be written: %s",
+                    strerror(reason));
 }

@@ -1,5 +1,5 @@
-/* output.c: where pictures go: through media.h into a clip, or as a tensor "frames" U8 [F,H,W,3] into a safetensors
- * file. Both appear whole or not at all and carry the recipe.
+/* output.c: where pictures go: through media.h into a clip, or as a tensor "frames" U8 [F,H,W,3] into a
+ * safetensors file. Both appear whole or not at all and carry the recipe.
  *
  * Refuses to know where pictures come from. */
 #include "app/app.h"
@@ -30,13 +30,13 @@ int output_fits(const char *path, int width, int height, int frames, double fps,
     if (is_tensors(path))
         return GIMBAL_OK;
     if (frames > 1 && ends_with(path, ".png") && !strchr(path, '%'))
-        return fail(err, GIMBAL_EUSAGE, "name a sequence: f%03d.png", "%s: one picture cannot hold %d frames", path,
-                    frames);
+        return complain(err, GIMBAL_EUSAGE, "name a sequence: f%03d.png",
+                        "%s: one picture cannot hold %d frames", path, frames);
     return media_check(path, width, height, fps, err);
 }
 
-int output_open(Output *o, const char *path, int width, int height, int frames, double fps, const char *recipe,
-                gimbal_error *err)
+int output_open(Output *o, const char *path, int width, int height, int frames, double fps,
+                const char *recipe, gimbal_error *err)
 {
     *o = (Output){.path = path, .width = width, .height = height, .room = frames, .recipe = recipe};
     if (!is_tensors(path))
@@ -51,7 +51,7 @@ int output_put(Output *o, const uint8_t *rgb, gimbal_error *err)
     if (o->media)
         return media_put(o->media, rgb, err);
     if (o->count == o->room)
-        return fail(err, GIMBAL_EUSAGE, NULL, "%s: more than %d frames", o->path, o->room);
+        return complain(err, GIMBAL_EUSAGE, NULL, "%s: more than %d frames", o->path, o->room);
     memcpy(o->frames + size * (size_t)o->count++, rgb, size);
     return GIMBAL_OK;
 }

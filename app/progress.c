@@ -1,8 +1,8 @@
 /* progress.c: the line on stderr that says how far a run is, the memory seen on the way, and Ctrl-C.
  *
- * On a terminal one line is redrawn at most ten times a second; elsewhere every step is a line of its own. Signals reach
- * a run through two words that a handler may touch: the session to cancel and the signal's number. They are this
- * program's only mutable globals, because a signal handler is given nothing else.
+ * On a terminal one line is redrawn at most ten times a second; elsewhere every step is a line of its own.
+ * Signals reach a run through two words that a handler may touch: the session to cancel and the signal's
+ * number. They are this program's only mutable globals, because a signal handler is given nothing else.
  * Refuses to know what is being made. */
 #include "app/app.h"
 
@@ -14,7 +14,7 @@
 #include <time.h>
 #include <unistd.h>
 
-double seconds_now(void)
+double clock_seconds(void)
 {
     struct timespec t;
     clock_gettime(CLOCK_MONOTONIC, &t);
@@ -44,7 +44,8 @@ static uint64_t anon_now(void)
     return 1024 * (uint64_t)kilobytes;
 }
 
-/* ---- the line ------------------------------------------------------------------------------------------------------ */
+/* ---- the line
+ * ------------------------------------------------------------------------------------------------------ */
 
 Progress progress_begin(bool quiet)
 {
@@ -104,7 +105,7 @@ static void redraw(Progress *p, const gimbal_progress *s)
     fprintf(stderr, "\r%.*s%*s", n, line, p->shown > n ? p->shown - n : 0, "");
     fflush(stderr);
     p->shown = n;
-    p->drawn = seconds_now();
+    p->drawn = clock_seconds();
 }
 
 /* The last state of a stage is always drawn. */
@@ -114,7 +115,7 @@ static void show(Progress *p, const gimbal_progress *s)
     const bool last = s->step == s->steps;
     if (p->quiet || !strcmp(s->stage, "pass"))
         return;
-    if (p->terminal && (last || seconds_now() - p->drawn >= 0.1))
+    if (p->terminal && (last || clock_seconds() - p->drawn >= 0.1))
         redraw(p, s);
     else if (!p->terminal && (s->pass || last)) {
         print_state(s, state, sizeof state);
@@ -132,7 +133,9 @@ int progress_show(Progress *p, const gimbal_progress *s)
     return signals_seen();
 }
 
-/* ---- signals --------------------------------------------------------------------------------------------------------- */
+/* ---- signals
+ * ---------------------------------------------------------------------------------------------------------
+ */
 
 static _Atomic(gimbal_session *) watched;
 static atomic_int signalled;
@@ -169,5 +172,5 @@ int signals_seen(void)
 
 int check_signals(gimbal_error *err)
 {
-    return signals_seen() ? fail(err, GIMBAL_ECANCEL, NULL, "cancelled") : GIMBAL_OK;
+    return signals_seen() ? complain(err, GIMBAL_ECANCEL, NULL, "cancelled") : GIMBAL_OK;
 }

@@ -1,8 +1,8 @@
 /* recipe.c: models, latents and recipes in and out of files, for every subcommand.
  *
- * Latents in files are unit noise, [1,4,F,h,w] float32. A recipe is the library's line of JSON with three keys of the
- * program's beside it: "fps", and the paths "latents" and "reinit-noise" when tensors came from files.
- * Refuses to know how clips are made. */
+ * Latents in files are unit noise, [1,4,F,h,w] float32. A recipe is the library's line of JSON with three
+ * keys of the program's beside it: "fps", and the paths "latents" and "reinit-noise" when tensors came from
+ * files. Refuses to know how clips are made. */
 #include "app/app.h"
 
 #include <stdlib.h>
@@ -12,7 +12,8 @@ int open_model(gimbal_engine **out, const char *model, const char *motion, bool 
 {
     *out = NULL;
     if (!model)
-        return fail(err, GIMBAL_EUSAGE, "a folder in diffusers layout, e.g. models/toyworld", "--model is missing");
+        return complain(err, GIMBAL_EUSAGE, "a folder in diffusers layout, e.g. models/toyworld",
+                        "--model is missing");
     TRY(gimbal_open(out, model, motion, err));
     for (int i = 0; !quiet && gimbal_note(*out, i); i++)
         fprintf(stderr, "gimbal: note: %s\n", gimbal_note(*out, i));
@@ -25,12 +26,14 @@ int warn_truncated(const gimbal_engine *engine, const char *what, const char *te
     int dropped = 0;
     TRY(gimbal_tokenize(engine, text, ids, &dropped, err));
     if (dropped > 0)
-        fprintf(stderr, "gimbal: warning: the %s is too long for the text encoder: its last %d tokens were dropped\n",
+        fprintf(stderr,
+                "gimbal: warning: the %s is too long for the text encoder: its last %d tokens were dropped\n",
                 what, dropped);
     return GIMBAL_OK;
 }
 
-/* ---- latents ---------------------------------------------------------------------------------------------------- */
+/* ---- latents
+ * ---------------------------------------------------------------------------------------------------- */
 
 int latents_read(const char *path, const char *tensor, float **out, gimbal_shape *shape, gimbal_error *err)
 {
@@ -42,25 +45,29 @@ int latents_read(const char *path, const char *tensor, float **out, gimbal_shape
     if (!fits) {
         free(*out);
         *out = NULL;
-        return fail(err, GIMBAL_EFORMAT, NULL,
-                    "%s: tensor \"%s\" is [%lld,%lld,%lld,%lld,%lld], expected [1,channels,frames,height,width]", path,
-                    tensor, (long long)n[1], (long long)n[2], (long long)n[3], (long long)n[4], (long long)n[5]);
+        return complain(
+            err, GIMBAL_EFORMAT, NULL,
+            "%s: tensor \"%s\" is [%lld,%lld,%lld,%lld,%lld], expected [1,channels,frames,height,width]",
+            path, tensor, (long long)n[1], (long long)n[2], (long long)n[3], (long long)n[4],
+            (long long)n[5]);
     }
     *shape = (gimbal_shape){(int)n[2], (int)n[3], (int)n[4], (int)n[5]};
     return GIMBAL_OK;
 }
 
-int latents_write(const char *path, const float *latents, gimbal_shape s, const char *recipe, gimbal_error *err)
+int latents_write(const char *path, const float *latents, gimbal_shape s, const char *recipe,
+                  gimbal_error *err)
 {
     const gimbal_tensor tensor = {"latents", "F32", 5, {1, s.c, s.f, s.h, s.w}, latents};
     const char *metadata[] = {"recipe", recipe, NULL};
     return gimbal_tensors_write(path, &tensor, 1, recipe ? metadata : NULL, err);
 }
 
-/* ---- recipes ------------------------------------------------------------------------------------------------------ */
+/* ---- recipes
+ * ------------------------------------------------------------------------------------------------------ */
 
-json_t *recipe_make(const gimbal_engine *engine, const gimbal_settings *settings, double fps, const char *latents,
-                    const char *reinit_noise)
+json_t *recipe_make(const gimbal_engine *engine, const gimbal_settings *settings, double fps,
+                    const char *latents, const char *reinit_noise)
 {
     char *text = gimbal_recipe_json(engine, settings);
     json_t *recipe = text ? json_loads(text, 0, NULL) : NULL;
@@ -96,5 +103,6 @@ static int recipe_in_tensors(const char *path, char **text, gimbal_error *err)
 int recipe_read(const char *path, char **text, gimbal_error *err)
 {
     *text = NULL;
-    return ends_with(path, ".safetensors") ? recipe_in_tensors(path, text, err) : media_recipe(path, text, err);
+    return ends_with(path, ".safetensors") ? recipe_in_tensors(path, text, err)
+                                           : media_recipe(path, text, err);
 }

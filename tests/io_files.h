@@ -1,4 +1,5 @@
-/* io_files.h: what the tests of src/io share: a folder of one's own, files with given bytes, hand-made safetensors. */
+/* io_files.h: what the tests of src/io share: a folder of one's own, files with given bytes, hand-made
+ * safetensors. */
 #ifndef IO_FILES_H
 #define IO_FILES_H
 

@@ -30,8 +30,8 @@ static const gimbal_tensor fits[] = {{"block.0.conv.weight", "F32", 4, {3, 2, 3,
                                      {"block.0.to_q.bias", "F32", 1, {2}, data}};
 
 /* Binds the four tensors with fits[at] replaced by `other` (at < 0: none), and `more` added unless NULL. */
-static int bind(Net *net, int at, const gimbal_tensor *other, const gimbal_tensor *more, const char *const *ignore,
-                const char *prefix, gimbal_error *err)
+static int bind(Net *net, int at, const gimbal_tensor *other, const gimbal_tensor *more,
+                const char *const *ignore, const char *prefix, gimbal_error *err)
 {
     gimbal_tensor items[5];
     WeightSet *set;
@@ -67,12 +67,20 @@ static void old_spellings_and_one_by_one_shapes_fit(void **state)
     (void)state;
     gimbal_error err = {0};
     Net net;
-    check_ok(bind(&net, 2, &(gimbal_tensor){"block.0.query.weight", "BF16", 2, {2, 4}, data}, NULL, NULL, "", &err), err);
-    check_ok(bind(&net, 2, &(gimbal_tensor){"block.0.query.weight", "BF16", 4, {2, 4, 1, 1}, data}, NULL, NULL, "", &err), err);
-    check_ok(bind(&net, 2, &(gimbal_tensor){"block.0.to_q.weight", "BF16", 3, {2, 4, 1}, data}, NULL, NULL, "", &err), err);
-    check_fails(bind(&net, 2, &(gimbal_tensor){"block.0.to_q.weight", "BF16", 4, {4, 2, 1, 1}, data}, NULL, NULL, "", &err),
+    check_ok(bind(&net, 2, &(gimbal_tensor){"block.0.query.weight", "BF16", 2, {2, 4}, data}, NULL, NULL, "",
+                  &err),
+             err);
+    check_ok(bind(&net, 2, &(gimbal_tensor){"block.0.query.weight", "BF16", 4, {2, 4, 1, 1}, data}, NULL,
+                  NULL, "", &err),
+             err);
+    check_ok(bind(&net, 2, &(gimbal_tensor){"block.0.to_q.weight", "BF16", 3, {2, 4, 1}, data}, NULL, NULL,
+                  "", &err),
+             err);
+    check_fails(bind(&net, 2, &(gimbal_tensor){"block.0.to_q.weight", "BF16", 4, {4, 2, 1, 1}, data}, NULL,
+                     NULL, "", &err),
                 GIMBAL_EMODEL, err, "tensor \"block.0.to_q.weight\" is [4,2,1,1], expected [2,4]");
-    check_fails(bind(&net, -1, NULL, &(gimbal_tensor){"block.0.query.weight", "BF16", 2, {2, 4}, data}, NULL, "", &err),
+    check_fails(bind(&net, -1, NULL, &(gimbal_tensor){"block.0.query.weight", "BF16", 2, {2, 4}, data}, NULL,
+                     "", &err),
                 GIMBAL_EMODEL, err, "1 unknown (\"block.0.query.weight\")");
 }
 
@@ -81,14 +89,19 @@ static void wrong_shapes_and_types_are_named(void **state)
     (void)state;
     gimbal_error err = {0};
     Net net;
-    check_fails(bind(&net, 0, &(gimbal_tensor){"block.0.conv.weight", "F32", 4, {3, 4, 1, 1}, data}, NULL, NULL, "", &err), GIMBAL_EMODEL,
-                err, "w.safetensors: tensor \"block.0.conv.weight\" is [3,4,1,1], expected [3,2,3,3]");
-    check_fails(bind(&net, 1, &(gimbal_tensor){"block.0.conv.bias", "F32", 0, {0}, data}, NULL, NULL, "", &err), GIMBAL_EMODEL, err,
-                "is [], expected [3]");
-    check_fails(bind(&net, 1, &(gimbal_tensor){"block.0.conv.bias", "I64", 1, {3}, data}, NULL, NULL, "", &err), GIMBAL_EMODEL, err,
-                "is I64; parameters are read as F32, F16 or BF16");
-    check_fails(bind(&net, 1, &(gimbal_tensor){"block.0.conv.bias", "F8_E4M3", 1, {3}, data}, NULL, NULL, "", &err), GIMBAL_EMODEL, err,
-                "is F8_E4M3");
+    check_fails(bind(&net, 0, &(gimbal_tensor){"block.0.conv.weight", "F32", 4, {3, 4, 1, 1}, data}, NULL,
+                     NULL, "", &err),
+                GIMBAL_EMODEL, err,
+                "w.safetensors: tensor \"block.0.conv.weight\" is [3,4,1,1], expected [3,2,3,3]");
+    check_fails(
+        bind(&net, 1, &(gimbal_tensor){"block.0.conv.bias", "F32", 0, {0}, data}, NULL, NULL, "", &err),
+        GIMBAL_EMODEL, err, "is [], expected [3]");
+    check_fails(
+        bind(&net, 1, &(gimbal_tensor){"block.0.conv.bias", "I64", 1, {3}, data}, NULL, NULL, "", &err),
+        GIMBAL_EMODEL, err, "is I64; parameters are read as F32, F16 or BF16");
+    check_fails(
+        bind(&net, 1, &(gimbal_tensor){"block.0.conv.bias", "F8_E4M3", 1, {3}, data}, NULL, NULL, "", &err),
+        GIMBAL_EMODEL, err, "is F8_E4M3");
 }
 
 static void missing_and_surplus_tensors_are_listed(void **state)
@@ -97,16 +110,22 @@ static void missing_and_surplus_tensors_are_listed(void **state)
     static const char *const ignore[] = {"position_ids", "*.lora_*.alpha", NULL};
     gimbal_error err = {0};
     Net net;
-    check_fails(bind(&net, 3, &(gimbal_tensor){"extra", "F32", 1, {2}, data}, NULL, NULL, "", &err), GIMBAL_EMODEL, err,
-                "1 missing (\"block.0.to_q.bias\"), 1 unknown (\"extra\")");
+    check_fails(bind(&net, 3, &(gimbal_tensor){"extra", "F32", 1, {2}, data}, NULL, NULL, "", &err),
+                GIMBAL_EMODEL, err, "1 missing (\"block.0.to_q.bias\"), 1 unknown (\"extra\")");
     check_fails(bind(&net, -1, NULL, NULL, NULL, "text_model.", &err), GIMBAL_EMODEL, err,
-                "4 missing (\"block.0.conv.weight\", \"block.0.conv.bias\", \"block.0.to_q.weight\", ...), 4 unknown");
-    check_ok(bind(&net, -1, NULL, &(gimbal_tensor){"position_ids", "I64", 2, {1, 3}, data}, ignore, "", &err), err);
-    check_ok(bind(&net, -1, NULL, &(gimbal_tensor){"a.b.lora_x.y.alpha", "U8", 0, {0}, data}, ignore, "", &err), err);
-    check_fails(bind(&net, -1, NULL, &(gimbal_tensor){"x.position_ids", "I64", 2, {1, 3}, data}, ignore, "", &err), GIMBAL_EMODEL, err,
-                "1 unknown (\"x.position_ids\")");
-    check_fails(bind(&net, -1, NULL, &(gimbal_tensor){"a.lora_x.alpha.b", "U8", 0, {0}, data}, ignore, "", &err), GIMBAL_EMODEL, err,
-                "looks like a LoRA");
+                "4 missing (\"block.0.conv.weight\", \"block.0.conv.bias\", \"block.0.to_q.weight\", ...), 4 "
+                "unknown");
+    check_ok(bind(&net, -1, NULL, &(gimbal_tensor){"position_ids", "I64", 2, {1, 3}, data}, ignore, "", &err),
+             err);
+    check_ok(
+        bind(&net, -1, NULL, &(gimbal_tensor){"a.b.lora_x.y.alpha", "U8", 0, {0}, data}, ignore, "", &err),
+        err);
+    check_fails(
+        bind(&net, -1, NULL, &(gimbal_tensor){"x.position_ids", "I64", 2, {1, 3}, data}, ignore, "", &err),
+        GIMBAL_EMODEL, err, "1 unknown (\"x.position_ids\")");
+    check_fails(
+        bind(&net, -1, NULL, &(gimbal_tensor){"a.lora_x.alpha.b", "U8", 0, {0}, data}, ignore, "", &err),
+        GIMBAL_EMODEL, err, "looks like a LoRA");
 }
 
 static void one_tensor_cannot_serve_two_parameters(void **state)
@@ -115,18 +134,20 @@ static void one_tensor_cannot_serve_two_parameters(void **state)
     gimbal_error err = {0};
     Net net = {0};
     WeightSet *set;
-    const gimbal_tensor items[] = {{"conv.weight", "F32", 4, {3, 2, 3, 3}, data}, {"conv.bias", "F32", 1, {3}, data}};
+    const gimbal_tensor items[] = {{"conv.weight", "F32", 4, {3, 2, 3, 3}, data},
+                                   {"conv.bias", "F32", 1, {3}, data}};
     check_ok(st_write(in_folder("w"), items, 2, NULL, &err), err);
     check_ok(weights_open(&set, in_folder("w"), &err), err);
-    check_fails(bind_weights(set, "", twice_params, &net, NULL, NULL, &err), GIMBAL_EMODEL, err, "wanted by two parameters");
+    check_fails(bind_weights(set, "", twice_params, &net, NULL, NULL, &err), GIMBAL_EMODEL, err,
+                "wanted by two parameters");
     weights_close(set);
 }
 
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        IN_FOLDER(parameters_point_at_the_file_s_bytes),       IN_FOLDER(old_spellings_and_one_by_one_shapes_fit),
-        IN_FOLDER(wrong_shapes_and_types_are_named),           IN_FOLDER(missing_and_surplus_tensors_are_listed),
+        IN_FOLDER(parameters_point_at_the_file_s_bytes),   IN_FOLDER(old_spellings_and_one_by_one_shapes_fit),
+        IN_FOLDER(wrong_shapes_and_types_are_named),       IN_FOLDER(missing_and_surplus_tensors_are_listed),
         IN_FOLDER(one_tensor_cannot_serve_two_parameters),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

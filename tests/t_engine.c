@@ -4,10 +4,11 @@
  * Hostile folders are copies of the small golden model with one part damaged. Promises: same seed, same bytes
  * on any number of threads; a cancelled run goes on and ends as if nothing had been; what cannot work fails
  * in gimbal_begin. */
-#include "base/base.h"
+#include "io/io.h"
 #include "tests/check.h"
 
 #include <limits.h>
+#include <pthread.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -17,8 +18,7 @@
 
 static gimbal_error err;
 
-/* ---- folders
- * ------------------------------------------------------------------------------------------------------ */
+/* ---- folders --------------------------------------------------------------------------------- */
 
 static char scratch[64];
 
@@ -81,9 +81,7 @@ static gimbal_engine *opened(const char *model, const char *motion)
     return e;
 }
 
-/* ---- opening
- * ---------------------------------------------------------------------------------------------------------
- */
+/* ---- opening --------------------------------------------------------------------------------- */
 
 static void the_bundled_model_opens_with_its_own_numbers(void **state)
 {
@@ -231,9 +229,24 @@ static void parts_of_different_models_are_told_apart_with_both_numbers(void **st
     refused(in_scratch("words"), NULL, GIMBAL_EMODEL, "128");
 }
 
-/* ---- settings
- * ---------------------------------------------------------------------------------------------------------
- */
+static void a_pndm_folder_is_sampled_with_ddim_and_says_so(void **state)
+{
+    (void)state;
+    shell("sed -i -e s/DDIMScheduler/PNDMScheduler/ -e 's/\"linear\"/\"scaled_linear\"/' "
+          "%s/model/scheduler/scheduler_config.json",
+          scratch);
+    gimbal_engine *e = opened(in_scratch("model"), NULL);
+    gimbal_settings s;
+    gimbal_defaults(&s, e);
+    check(gimbal_note(e, 0) && strstr(gimbal_note(e, 0), "PNDM"), "note: %s", gimbal_note(e, 0));
+    check(gimbal_note(e, 1) == NULL && gimbal_note(e, -1) == NULL, "more notes than one");
+    assert_string_equal(s.betas, "linear");
+    assert_string_equal(s.spacing, "leading");
+    assert_string_equal(s.sampler, "ddim");
+    gimbal_close(e);
+}
+
+/* ---- settings -------------------------------------------------------------------------------- */
 
 /* gimbal_begin with one option set from text, or refused by gimbal_set already. */
 static int begin_with(gimbal_engine *e, const char *name, const char *value)
@@ -349,9 +362,7 @@ static void long_prompts_are_cut_and_say_by_how_much(void **state)
     gimbal_close(e);
 }
 
-/* ---- runs
- * -----------------------------------------------------------------------------------------------------------------
- */
+/* ---- runs ------------------------------------------------------------------------------------ */
 
 /* A short run at odd sizes: 5 frames of 40 x 24, latents 5 x 3. */
 static gimbal_settings small(const gimbal_engine *e)
@@ -456,9 +467,78 @@ static void a_cancel_before_the_first_step_is_seen_and_then_spent(void **state)
     gimbal_close(e);
 }
 
-/* ---- decoding
- * ----------------------------------------------------------------------------------------------------------------
- */
+typedef struct {
+    gimbal_engine *e;
+    gimbal_settings s;
+    float x[SMALL];
+    int code;
+} Job;
+
+static void *job(void *self)
+{
+    Job *j = self;
+    gimbal_session *run;
+    j->code = gimbal_begin(&run, j->e, &j->s, NULL);
+    if (!j->code)
+        j->code = gimbal_sample(run, j->x, NULL);
+    gimbal_end(run);
+    return NULL;
+}
+
+static void two_sessions_share_an_engine(void **state)
+{
+    (void)state;
+    gimbal_engine *e = opened(TINY, MOTION);
+    Job job_of[2] = {{.e = e, .s = small(e)}, {.e = e, .s = small(e)}};
+    pthread_t thread[2];
+    float alone[SMALL];
+    job_of[1].s.seed = 5;
+    for (int i = 0; i < 2; i++)
+        assert_int_equal(pthread_create(&thread[i], NULL, job, &job_of[i]), 0);
+    for (int i = 0; i < 2; i++)
+        pthread_join(thread[i], NULL);
+    for (int i = 0; i < 2; i++) {
+        sample_small(e, &job_of[i].s, alone);
+        check(!job_of[i].code && !memcmp(alone, job_of[i].x, sizeof alone), "session %d: code %d", i,
+              job_of[i].code);
+    }
+    gimbal_close(e);
+}
+
+/* Overwrites a tensor of a weight file with bytes that are NaN in every float type. */
+static void spoil(const char *file, const char *tensor)
+{
+    SafeTensors *st;
+    const char *header;
+    size_t n;
+    check_ok(st_open(&st, file, &err), err);
+    st_header(st, &header, &n);
+    const StEntry *entry = st_find(st, tensor);
+    check(entry != NULL, "no %s", tensor);
+    const long at = (long)((const char *)entry->data - (header - 8));
+    char *nan = malloc(entry->bytes);
+    memset(nan, 0xff, entry->bytes);
+    FILE *f = fopen(file, "r+b");
+    check(f && !fseek(f, at, SEEK_SET) && fwrite(nan, entry->bytes, 1, f) == 1 && !fclose(f), "%s", file);
+    free(nan);
+    st_close(st);
+}
+
+static void weights_that_are_not_finite_stop_the_run_with_the_layer_s_name(void **state)
+{
+    (void)state;
+    spoil(in_scratch("model/unet/diffusion_pytorch_model.safetensors"), "mid_block.resnets.1.conv2.weight");
+    gimbal_engine *e = opened(in_scratch("model"), NULL);
+    gimbal_settings s = small(e);
+    gimbal_session *run;
+    float x[SMALL];
+    check_ok(gimbal_begin(&run, e, &s, &err), err);
+    check_fails(gimbal_sample(run, x, &err), GIMBAL_EVALUE, err, "mid_block.resnets.1.conv2");
+    gimbal_end(run);
+    gimbal_close(e);
+}
+
+/* ---- decoding -------------------------------------------------------------------------------- */
 
 typedef struct {
     uint8_t rgb[9][24 * 40 * 3];
@@ -526,9 +606,7 @@ static void latents_that_cannot_be_decoded_are_refused(void **state)
     gimbal_close(e);
 }
 
-/* ---- cost
- * ------------------------------------------------------------------------------------------------------------------------
- */
+/* ---- cost ------------------------------------------------------------------------------------ */
 
 static gimbal_cost cost_of(gimbal_engine *e, int frames, double cfg, const char *reinit)
 {
@@ -564,9 +642,7 @@ static void the_predicted_cost_counts_passes_frames_and_guidance(void **state)
     gimbal_close(e);
 }
 
-/* ---- recipes
- * --------------------------------------------------------------------------------------------------------------------
- */
+/* ---- recipes --------------------------------------------------------------------------------- */
 
 static void a_recipe_brings_every_setting_back(void **state)
 {
@@ -648,9 +724,7 @@ static void hostile_recipes_are_refused_and_change_nothing(void **state)
     gimbal_close(e);
 }
 
-/* ---- descriptions
- * ------------------------------------------------------------------------------------------------------------------
- */
+/* ---- descriptions ---------------------------------------------------------------------------- */
 
 static void described(const char *path, const char *const *words)
 {
@@ -706,6 +780,7 @@ int main(void)
         WITH_MODEL(each_missing_part_is_named),
         WITH_MODEL(damaged_files_are_refused_by_name),
         WITH_MODEL(parts_of_different_models_are_told_apart_with_both_numbers),
+        WITH_MODEL(a_pndm_folder_is_sampled_with_ddim_and_says_so),
         cmocka_unit_test(wrong_settings_are_refused_with_what_was_found_and_expected),
         cmocka_unit_test(settings_filled_by_hand_are_checked_like_typed_ones),
         cmocka_unit_test(a_run_that_cannot_fit_in_memory_is_refused_before_it_starts),
@@ -713,6 +788,8 @@ int main(void)
         cmocka_unit_test(the_same_seed_gives_the_same_bytes_on_any_number_of_threads),
         cmocka_unit_test(a_cancelled_run_goes_on_as_if_nothing_had_been),
         cmocka_unit_test(a_cancel_before_the_first_step_is_seen_and_then_spent),
+        cmocka_unit_test(two_sessions_share_an_engine),
+        WITH_MODEL(weights_that_are_not_finite_stop_the_run_with_the_layer_s_name),
         cmocka_unit_test(frames_decode_alike_alone_and_together),
         cmocka_unit_test(latents_that_cannot_be_decoded_are_refused),
         cmocka_unit_test(the_predicted_cost_counts_passes_frames_and_guidance),

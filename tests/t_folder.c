@@ -1,4 +1,5 @@
-/* t_folder.c: which file of a folder is taken, shards and their index, hub caches, and what is said otherwise. */
+/* t_folder.c: which file of a folder is taken, shards and their index, hub caches, and what is said
+ * otherwise. */
 #include "tests/io_files.h"
 
 static const float values[4] = {1, 2, 3, 4};
@@ -15,8 +16,7 @@ static void the_plain_file_comes_first_and_non_ema_never(void **state)
 {
     (void)state;
     /* from the last choice to the first: each new file is preferred to all before it */
-    static const char *const order[] = {"model.safetensors",
-                                        "diffusion_pytorch_model.abc.safetensors",
+    static const char *const order[] = {"model.safetensors", "diffusion_pytorch_model.abc.safetensors",
                                         "diffusion_pytorch_model.bf16.safetensors",
                                         "diffusion_pytorch_model.fp16.safetensors",
                                         "diffusion_pytorch_model.safetensors"};
@@ -25,7 +25,8 @@ static void the_plain_file_comes_first_and_non_ema_never(void **state)
     put_weights("diffusion_pytorch_model.aa.non_ema.safetensors", "x", NULL);
     put_weights("diffusion_pytorch_model.fp16-00001-of-00002.safetensors", "x", NULL);
     put_text("diffusion_pytorch_model.bin", "PK\3\4");
-    check_fails(weights_open(&set, folder, &err), GIMBAL_EMODEL, err, "found \"diffusion_pytorch_model.aa.non_ema.safetensors\"");
+    check_fails(weights_open(&set, folder, &err), GIMBAL_EMODEL, err,
+                "found \"diffusion_pytorch_model.aa.non_ema.safetensors\"");
     for (int i = 0; i < COUNT(order); i++) {
         put_weights(order[i], "x", "y");
         check_ok(weights_open(&set, folder, &err), err);
@@ -46,13 +47,15 @@ static void a_folder_without_weights_says_what_it_has(void **state)
     check_fails(weights_open(&set, folder, &err), GIMBAL_EMODEL, err, "an empty folder");
     put_text("config.json", "{}");
     put_text("pytorch_model.bin", "x");
-    check_fails(weights_open(&set, folder, &err), GIMBAL_EMODEL, err, "found \"config.json\", \"pytorch_model.bin\"");
+    check_fails(weights_open(&set, folder, &err), GIMBAL_EMODEL, err,
+                "found \"config.json\", \"pytorch_model.bin\"");
     check_fails(weights_open(&set, folder, &err), GIMBAL_EMODEL, err, "pickles (.bin, .ckpt) are not read");
     unlink(in_folder("pytorch_model.bin"));
     put_weights("model-00001-of-00002.safetensors", "x", NULL);
     check_fails(weights_open(&set, folder, &err), GIMBAL_EMODEL, err, "lack their index");
     check_fails(weights_open(&set, in_folder("none"), &err), GIMBAL_EIO, err, "none");
-    check_fails(weights_open(&set, put_text("x.bin", "PK\3\4----------"), &err), GIMBAL_EFORMAT, err, "pickle");
+    check_fails(weights_open(&set, put_text("x.bin", "PK\3\4----------"), &err), GIMBAL_EFORMAT, err,
+                "pickle");
     check(!symlink("../../blobs/0", in_folder("model.safetensors")), "link");
     check_fails(weights_open(&set, folder, &err), GIMBAL_EIO, err, "a link to a file that is not there");
 }
@@ -64,8 +67,9 @@ static void shards_are_one_set_in_name_order(void **state)
     WeightSet *set;
     put_weights("model-00001-of-00002.safetensors", "c", "a");
     put_weights("model-00002-of-00002.safetensors", "b", NULL);
-    put_text("model.safetensors.index.json", "{\"metadata\":{\"total_size\":12},\"weight_map\":{\"c\":\"model-00001-of-00002.safetensors\","
-                                             "\"a\":\"model-00001-of-00002.safetensors\",\"b\":\"model-00002-of-00002.safetensors\"}}");
+    put_text("model.safetensors.index.json",
+             "{\"metadata\":{\"total_size\":12},\"weight_map\":{\"c\":\"model-00001-of-00002.safetensors\","
+             "\"a\":\"model-00001-of-00002.safetensors\",\"b\":\"model-00002-of-00002.safetensors\"}}");
     for (int i = 0; i < 2; i++) {
         check_ok(weights_open(&set, i ? in_folder("model.safetensors.index.json") : folder, &err), err);
         assert_int_equal(weights_count(set), 3);
@@ -91,15 +95,20 @@ static void an_index_that_lies_is_refused(void **state)
         {"{\"weight_map\":[]}", GIMBAL_EFORMAT, "\"weight_map\" is missing"},
         {"{\"weight_map\":{}}", GIMBAL_EFORMAT, "names 0 shards"},
         {"{\"weight_map\":{\"a\":1}}", GIMBAL_EFORMAT, "the file of tensor \"a\" is not text"},
-        {"{\"weight_map\":{\"a\":\"../s1.safetensors\"}}", GIMBAL_EFORMAT, "\"../s1.safetensors\" is not a plain file name"},
+        {"{\"weight_map\":{\"a\":\"../s1.safetensors\"}}", GIMBAL_EFORMAT,
+         "\"../s1.safetensors\" is not a plain file name"},
         {"{\"weight_map\":{\"a\":\"/etc/passwd\"}}", GIMBAL_EFORMAT, "not a plain file name"},
         {"{\"weight_map\":{\"a\":\"..\"}}", GIMBAL_EFORMAT, "not a plain file name"},
         {"{\"weight_map\":{\"a\":\"\"}}", GIMBAL_EFORMAT, "not a plain file name"},
         {"{\"weight_map\":{\"a\":\"s1.bin\"}}", GIMBAL_EFORMAT, "not a safetensors file"},
-        {"{\"weight_map\":{\"a\":\"s1.safetensors\",\"z\":\"s3.safetensors\"}}", GIMBAL_EIO, "s3.safetensors"},
-        {"{\"weight_map\":{\"a\":\"s1.safetensors\",\"q\":\"s1.safetensors\"}}", GIMBAL_EFORMAT, "tensor \"q\" is not in its shard \"s1.safetensors\""},
-        {"{\"weight_map\":{\"a\":\"s1.safetensors\",\"b\":\"s1.safetensors\",\"d\":\"s4.safetensors\"}}", GIMBAL_EFORMAT, "tensor \"b\" is not in its shard"},
-        {"{\"weight_map\":{\"a\":\"s1.safetensors\",\"c\":\"s2.safetensors\"}}", GIMBAL_EFORMAT, "tensor \"a\" is in two shards"},
+        {"{\"weight_map\":{\"a\":\"s1.safetensors\",\"z\":\"s3.safetensors\"}}", GIMBAL_EIO,
+         "s3.safetensors"},
+        {"{\"weight_map\":{\"a\":\"s1.safetensors\",\"q\":\"s1.safetensors\"}}", GIMBAL_EFORMAT,
+         "tensor \"q\" is not in its shard \"s1.safetensors\""},
+        {"{\"weight_map\":{\"a\":\"s1.safetensors\",\"b\":\"s1.safetensors\",\"d\":\"s4.safetensors\"}}",
+         GIMBAL_EFORMAT, "tensor \"b\" is not in its shard"},
+        {"{\"weight_map\":{\"a\":\"s1.safetensors\",\"c\":\"s2.safetensors\"}}", GIMBAL_EFORMAT,
+         "tensor \"a\" is in two shards"},
     };
     gimbal_error err = {0};
     WeightSet *set;
@@ -163,8 +172,10 @@ static void what_is_no_model_folder_is_named(void **state)
     char out[PATH_ROOM];
     put_weights("sd.safetensors", "model.diffusion_model.out.2.bias", NULL);
     put_weights("x.safetensors", "x", NULL);
-    check_fails(model_folder(out, in_folder("sd.safetensors"), &err), GIMBAL_EMODEL, err, "a single-file checkpoint: not read yet");
-    check_fails(model_folder(out, in_folder("x.safetensors"), &err), GIMBAL_EMODEL, err, "a file, expected a model folder");
+    check_fails(model_folder(out, in_folder("sd.safetensors"), &err), GIMBAL_EMODEL, err,
+                "a single-file checkpoint: not read yet");
+    check_fails(model_folder(out, in_folder("x.safetensors"), &err), GIMBAL_EMODEL, err,
+                "a file, expected a model folder");
     check_fails(model_folder(out, put_text("sd.ckpt", "PK\3\4-----"), &err), GIMBAL_EFORMAT, err, "pickle");
     check_fails(model_folder(out, in_folder("none"), &err), GIMBAL_EIO, err, "no such folder");
     check_fails(model_folder(out, folder, &err), GIMBAL_EMODEL, err, "expected model_index.json");

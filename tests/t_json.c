@@ -69,8 +69,9 @@ static void keys_have_types_defaults_and_ranges(void **state)
 {
     (void)state;
     gimbal_error err = {0};
-    json_t *c = config("{\"i\":7,\"r\":0.5,\"b\":true,\"t\":\"x\",\"n\":null,\"l\":[1,2,3],\"m\":[1,2.5],\"big\":4294967296,"
-                       "\"neg\":-1,\"s\":[\"a\"]}");
+    json_t *c = config(
+        "{\"i\":7,\"r\":0.5,\"b\":true,\"t\":\"x\",\"n\":null,\"l\":[1,2,3],\"m\":[1,2.5],\"big\":4294967296,"
+        "\"neg\":-1,\"s\":[\"a\"]}");
     int i, list[4], n;
     double r;
     bool b;
@@ -83,28 +84,35 @@ static void keys_have_types_defaults_and_ranges(void **state)
                 "c.json: \"i\" is 7, expected an integer from 0 to 6");
     check_fails(json_get_int(c, "c.json", "r", 1, 0, 6, &i, &err), GIMBAL_EFORMAT, err, "\"r\" is 0.5");
     check_fails(json_get_int(c, "c.json", "n", 1, 0, 6, &i, &err), GIMBAL_EFORMAT, err, "\"n\" is null");
-    check_fails(json_get_int(c, "c.json", "big", 1, 0, 2147483647, &i, &err), GIMBAL_EFORMAT, err, "4294967296");
+    check_fails(json_get_int(c, "c.json", "big", 1, 0, 2147483647, &i, &err), GIMBAL_EFORMAT, err,
+                "4294967296");
     check_fails(json_get_int(c, "c.json", "t", 1, 0, 6, &i, &err), GIMBAL_EFORMAT, err, "\"t\" is \"x\"");
     check_ok(json_get_real(c, "c.json", "i", 1, &r, &err), err);
     check_near(r, 7, 0, "integers are numbers");
     check_ok(json_get_real(c, "c.json", "absent", 0.25, &r, &err), err);
     check_near(r, 0.25, 0, "default");
-    check_fails(json_get_real(c, "c.json", "b", 1, &r, &err), GIMBAL_EFORMAT, err, "\"b\" is true, expected a number");
+    check_fails(json_get_real(c, "c.json", "b", 1, &r, &err), GIMBAL_EFORMAT, err,
+                "\"b\" is true, expected a number");
     check_ok(json_get_bool(c, "c.json", "b", false, &b, &err), err);
     assert_true(b);
-    check_fails(json_get_bool(c, "c.json", "i", false, &b, &err), GIMBAL_EFORMAT, err, "expected true or false");
+    check_fails(json_get_bool(c, "c.json", "i", false, &b, &err), GIMBAL_EFORMAT, err,
+                "expected true or false");
     check_ok(json_get_text(c, "c.json", "n", "def", &t, &err), err);
     assert_string_equal(t, "def");
-    check_fails(json_get_text(c, "c.json", "l", "def", &t, &err), GIMBAL_EFORMAT, err, "\"l\" is [1,2,3], expected text");
+    check_fails(json_get_text(c, "c.json", "l", "def", &t, &err), GIMBAL_EFORMAT, err,
+                "\"l\" is [1,2,3], expected text");
     check_ok(json_get_ints(c, "c.json", "l", 0, list, 4, &n, &err), err);
     check(n == 3 && list[2] == 3, "a list");
     check_ok(json_get_ints(c, "c.json", "i", 4, list, 4, &n, &err), err);
     check(n == 4 && list[0] == 7 && list[3] == 7, "one number fills the list");
     check_ok(json_get_ints(c, "c.json", "n", 4, list, 4, &n, &err), err);
     assert_int_equal(n, 0);
-    check_fails(json_get_ints(c, "c.json", "i", 0, list, 4, &n, &err), GIMBAL_EFORMAT, err, "expected a list of at most 4");
-    check_fails(json_get_ints(c, "c.json", "l", 0, list, 2, &n, &err), GIMBAL_EFORMAT, err, "at most 2 integers");
-    check_fails(json_get_ints(c, "c.json", "m", 0, list, 4, &n, &err), GIMBAL_EFORMAT, err, "\"m\" is [1,2.5]");
+    check_fails(json_get_ints(c, "c.json", "i", 0, list, 4, &n, &err), GIMBAL_EFORMAT, err,
+                "expected a list of at most 4");
+    check_fails(json_get_ints(c, "c.json", "l", 0, list, 2, &n, &err), GIMBAL_EFORMAT, err,
+                "at most 2 integers");
+    check_fails(json_get_ints(c, "c.json", "m", 0, list, 4, &n, &err), GIMBAL_EFORMAT, err,
+                "\"m\" is [1,2.5]");
     check_fails(json_get_ints(c, "c.json", "big", 2, list, 4, &n, &err), GIMBAL_EFORMAT, err, "4294967296");
     json_decref(c);
 }
@@ -117,12 +125,14 @@ static void values_without_implementation_are_refused_by_name(void **state)
                                        {"mid_block_scale_factor", "1"},
                                        {"pads", "null|[1,1]"},
                                        {NULL, NULL}};
-    static const char *const fine[] = {"{}", "{\"dual_cross_attention\":false,\"act_fn\":\"swish\",\"other\":3}",
-                                       "{\"mid_block_scale_factor\":1.0,\"pads\":[1.0,1]}", "{\"pads\":null}"};
+    static const char *const fine[] = {
+        "{}", "{\"dual_cross_attention\":false,\"act_fn\":\"swish\",\"other\":3}",
+        "{\"mid_block_scale_factor\":1.0,\"pads\":[1.0,1]}", "{\"pads\":null}"};
     static const struct {
         const char *text, *says;
     } wrong[] = {
-        {"{\"dual_cross_attention\":true}", "u.json: \"dual_cross_attention\" is true; only false is supported"},
+        {"{\"dual_cross_attention\":true}",
+         "u.json: \"dual_cross_attention\" is true; only false is supported"},
         {"{\"dual_cross_attention\":null}", "\"dual_cross_attention\" is null"},
         {"{\"dual_cross_attention\":0}", "\"dual_cross_attention\" is 0"},
         {"{\"act_fn\":\"gelu\"}", "\"act_fn\" is \"gelu\"; only \"silu\" or \"swish\" is supported"},

@@ -1,5 +1,4 @@
-/* t_params.c: the visitor's names, kinds and shapes, its failures; and how weights of any type are widened.
- */
+/* t_params.c: the visitor's names, kinds, shapes and failures; and how weights of any type are widened. */
 #include "tensor/backend.h"
 #include "tests/check.h"
 

@@ -1,7 +1,9 @@
-/* t_safetensors.c: what is written comes back; what lies, is cut, is damaged or is something else is refused by name.
+/* t_safetensors.c: what is written comes back; what lies, is cut, is damaged or is something else is refused
+ * by name.
  *
- * The damage loops do not ask for an error at every byte (a changed weight is still a weight): they ask that no byte
- * can make the reader leave the file, which the sanitizers see because all data of an accepted file is read. */
+ * The damage loops do not ask for an error at every byte (a changed weight is still a weight): they ask that
+ * no byte can make the reader leave the file, which the sanitizers see because all data of an accepted file
+ * is read. */
 #include "tests/io_files.h"
 
 #include <fcntl.h>
@@ -18,10 +20,10 @@ static void read_all(const SafeTensors *st)
 static const float ramp[6] = {0.5f, -1, 2, 3.25f, -4, 5};
 static const uint16_t halves[3] = {0x3C00, 0xC000, 0x3555}; /* F16: 1, -2, 0.33325 */
 static const int64_t ids[2] = {7, -8};
-static const gimbal_tensor small[] = {
-    {"b", "F16", 1, {3}, halves},   {"a.weight", "F32", 2, {2, 3}, ramp}, {"ids", "I64", 2, {1, 2}, ids},
-    {"one", "F32", 0, {0}, ramp},   {"none", "F32", 2, {0, 4}, NULL},     {"bytes", "U8", 1, {5}, "hello"},
-    {"b16", "BF16", 1, {3}, halves}};
+static const gimbal_tensor small[] = {{"b", "F16", 1, {3}, halves},     {"a.weight", "F32", 2, {2, 3}, ramp},
+                                      {"ids", "I64", 2, {1, 2}, ids},   {"one", "F32", 0, {0}, ramp},
+                                      {"none", "F32", 2, {0, 4}, NULL}, {"bytes", "U8", 1, {5}, "hello"},
+                                      {"b16", "BF16", 1, {3}, halves}};
 
 static void what_is_written_is_read_back(void **state)
 {
@@ -66,8 +68,10 @@ static void float_tensors_are_widened(void **state)
     check_ok(gimbal_tensor_read(path, "none", &x, n, &err), err);
     check(n[4] == 0 && n[5] == 4, "an empty tensor");
     free(x);
-    check_fails(gimbal_tensor_read(path, "ids", &x, n, &err), GIMBAL_EFORMAT, err, "is I64, expected F32, F16 or BF16");
-    check_fails(gimbal_tensor_read(path, "latents", &x, n, &err), GIMBAL_EFORMAT, err, "no tensor \"latents\"; it has 7: \"a.weight\", \"b\"");
+    check_fails(gimbal_tensor_read(path, "ids", &x, n, &err), GIMBAL_EFORMAT, err,
+                "is I64, expected F32, F16 or BF16");
+    check_fails(gimbal_tensor_read(path, "latents", &x, n, &err), GIMBAL_EFORMAT, err,
+                "no tensor \"latents\"; it has 7: \"a.weight\", \"b\"");
     check_fails(gimbal_tensor_read(in_folder("absent"), "x", &x, n, &err), GIMBAL_EIO, err, "absent");
 }
 
@@ -77,8 +81,10 @@ static void old_unaligned_files_are_read(void **state)
     gimbal_error err = {0};
     float *x;
     int64_t n[6];
-    const char *path = put_safetensors(
-        "odd", "{\"a\":{\"dtype\":\"U8\",\"shape\":[1],\"data_offsets\":[0,1]},\"w\":{\"dtype\":\"F32\",\"shape\":[2],\"data_offsets\":[1,9]}} ", 9);
+    const char *path = put_safetensors("odd",
+                                       "{\"a\":{\"dtype\":\"U8\",\"shape\":[1],\"data_offsets\":[0,1]},\"w\":"
+                                       "{\"dtype\":\"F32\",\"shape\":[2],\"data_offsets\":[1,9]}} ",
+                                       9);
     check_ok(gimbal_tensor_read(path, "w", &x, n, &err), err);
     const uint8_t bytes[8] = {1, 2, 3, 4, 5, 6, 7, 8};
     assert_memory_equal(x, bytes, 8);
@@ -100,7 +106,8 @@ static void every_truncation_and_any_tail_is_refused(void **state)
         err.code = 0;
     }
     bytes[n] = 0; /* read_file put it there */
-    check_fails(st_open(&st, put_bytes("long", bytes, n + 1), &err), GIMBAL_EFORMAT, err, "1 bytes behind the last tensor");
+    check_fails(st_open(&st, put_bytes("long", bytes, n + 1), &err), GIMBAL_EFORMAT, err,
+                "1 bytes behind the last tensor");
     free(bytes);
 }
 
@@ -132,7 +139,8 @@ static void no_single_damaged_byte_leads_out_of_the_file(void **state)
     free(bytes);
 }
 
-#define T(name, dtype, shape, from, to) "\"" name "\":{\"dtype\":\"" dtype "\",\"shape\":" shape ",\"data_offsets\":[" from "," to "]}"
+#define T(name, dtype, shape, from, to)                                                                      \
+    "\"" name "\":{\"dtype\":\"" dtype "\",\"shape\":" shape ",\"data_offsets\":[" from "," to "]}"
 
 static void headers_that_lie_are_refused_by_name(void **state)
 {
@@ -154,16 +162,19 @@ static void headers_that_lie_are_refused_by_name(void **state)
         {"{" T("x", "F33", "[1]", "0", "4") "}", 4, "\"dtype\" is \"F33\""},
         {"{" T("x", "F4", "[3]", "0", "1") "}", 1, "F4 of its shape needs 2 bytes"},
         {"{" T("x", "F32", "[1]", "4", "8") "}", 8, "4 bytes before it belong to no tensor"},
-        {"{" T("x", "F32", "[1]", "0", "4") "," T("y", "F32", "[1]", "2", "6") "}", 6, "tensor \"y\": overlaps another"},
+        {"{" T("x", "F32", "[1]", "0", "4") "," T("y", "F32", "[1]", "2", "6") "}", 6,
+         "tensor \"y\": overlaps another"},
         {"{" T("x", "F32", "[1]", "0", "4") "," T("y", "F32", "[1]", "0", "4") "}", 4, "overlaps another"},
-        {"{" T("x", "F32", "[1]", "0", "4") "," T("y", "F32", "[1]", "8", "12") "}", 12, "tensor \"y\": 4 bytes before it"},
+        {"{" T("x", "F32", "[1]", "0", "4") "," T("y", "F32", "[1]", "8", "12") "}", 12,
+         "tensor \"y\": 4 bytes before it"},
         {"{" T("x", "F32", "[1]", "4", "0") "}", 4, "data from byte 4 to 0"},
         {"{" T("x", "F32", "[1]", "-4", "0") "}", 4, "data from byte -4 to 0"},
         {"{" T("x", "F32", "[1]", "0", "4.0") "}", 4, "not a list of two whole numbers"},
         {"{" T("x", "F32", "[1]", "0", "4,8") "}", 8, "not a list of two whole numbers"},
         {"{" T("x", "F32", "[1]", "0", "9223372036854775807") "}", 4, "truncated: a tensor ends at byte"},
         {"{" T("x", "F32", "[1]", "0", "4") "," T("x", "F32", "[1]", "4", "8") "}", 8, "duplicate"},
-        {"{\"x\":{\"dtype\":\"F32\",\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[0,4]}}", 4, "duplicate"},
+        {"{\"x\":{\"dtype\":\"F32\",\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[0,4]}}", 4,
+         "duplicate"},
         {"{\"x\":{\"dtype\":\"F32\",\"shape\":[1]}}", 4, "\"data_offsets\" is not"},
         {"{\"x\":{\"shape\":[1],\"data_offsets\":[0,4]}}", 4, "\"dtype\" is not text"},
         {"{\"x\":[1]}", 4, "tensor \"x\": is not described by an object"},
@@ -178,7 +189,8 @@ static void headers_that_lie_are_refused_by_name(void **state)
     for (int i = 0; i < COUNT(lies); i++) {
         gimbal_error err = {0};
         SafeTensors *st;
-        check_fails(st_open(&st, put_safetensors("lie", lies[i].json, lies[i].data), &err), GIMBAL_EFORMAT, err, lies[i].says);
+        check_fails(st_open(&st, put_safetensors("lie", lies[i].json, lies[i].data), &err), GIMBAL_EFORMAT,
+                    err, lies[i].says);
         assert_null(st);
     }
 }
@@ -194,7 +206,9 @@ static void legal_oddities_are_accepted(void **state)
         {"{}", 0, 0},
         {"{\"__metadata__\":{}}   ", 0, 0},
         {"{" T("y", "F8_E4M3", "[3]", "0", "3") "," T("x", "U64", "[1]", "3", "11") "}", 11, 2},
-        {"{" T("e", "F32", "[0]", "4", "4") "," T("f", "F32", "[0]", "0", "0") "," T("x", "F32", "[]", "0", "4") "}", 4, 3},
+        {"{" T("e", "F32", "[0]", "4", "4") "," T("f", "F32", "[0]", "0", "0") "," T("x", "F32", "[]", "0",
+                                                                                     "4") "}",
+         4, 3},
         {"{" T("x", "F6_E2M3", "[4]", "0", "3") "," T("", "BOOL", "[1]", "3", "4") "}", 4, 2},
         {"{\"x\":{\"dtype\":\"I8\",\"extra\":{\"a\":[1]},\"shape\":[1],\"data_offsets\":[0,1]}}", 1, 1},
     };
@@ -221,7 +235,8 @@ static void other_files_are_told_apart(void **state)
         {"\0\0\0\0\0\0\0\0\0\0\0\0", 12, "no JSON header"},
         {"\x40\0\0\0\0\0\0\0{}", 10, "truncated: the header ends at byte 72, the file has 10"},
         {"\1\xe1\xf5\5\0\0\0\0{}", 10, "header of 100000001 bytes, at most 100000000"},
-        {"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 4265146304\n", 71, "the real file has 4265146304 bytes"},
+        {"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 4265146304\n", 71,
+         "the real file has 4265146304 bytes"},
         {"<!DOCTYPE html><html>", 21, "a web page"},
         {"\n\n <html>not found", 17, "a web page"},
         {"PK\3\4........", 12, "zip archive, most likely a PyTorch pickle"},
@@ -234,7 +249,8 @@ static void other_files_are_told_apart(void **state)
     for (int i = 0; i < COUNT(files); i++) {
         gimbal_error err = {0};
         SafeTensors *st;
-        check_fails(st_open(&st, put_bytes("other", files[i].bytes, files[i].n), &err), GIMBAL_EFORMAT, err, files[i].says);
+        check_fails(st_open(&st, put_bytes("other", files[i].bytes, files[i].n), &err), GIMBAL_EFORMAT, err,
+                    files[i].says);
     }
     gimbal_error err = {0};
     SafeTensors *st;
@@ -251,10 +267,16 @@ static void whole_checkpoints_are_recognised(void **state)
     (void)state;
     gimbal_error err = {0};
     SafeTensors *st;
-    check_ok(st_open(&st, put_safetensors("ckpt", "{" T("model.diffusion_model.out.0.bias", "F16", "[1]", "0", "2") "}", 2), &err), err);
+    check_ok(st_open(&st,
+                     put_safetensors(
+                         "ckpt", "{" T("model.diffusion_model.out.0.bias", "F16", "[1]", "0", "2") "}", 2),
+                     &err),
+             err);
     assert_true(st_is_single_checkpoint(st));
     st_close(st);
-    check_ok(st_open(&st, "tests/golden/models/animatediff-tiny/unet/diffusion_pytorch_model.safetensors", &err), err);
+    check_ok(
+        st_open(&st, "tests/golden/models/animatediff-tiny/unet/diffusion_pytorch_model.safetensors", &err),
+        err);
     assert_false(st_is_single_checkpoint(st));
     st_close(st);
 }
@@ -268,7 +290,9 @@ static void what_cannot_be_written_leaves_nothing_behind(void **state)
         int code;
         const char *says;
     } wrong[] = {
-        {{{"a", "F32", 0, {0}, &one}, {"a", "F32", 0, {0}, &one}}, GIMBAL_EUSAGE, "the name \"a\" is used twice"},
+        {{{"a", "F32", 0, {0}, &one}, {"a", "F32", 0, {0}, &one}},
+         GIMBAL_EUSAGE,
+         "the name \"a\" is used twice"},
         {{{"a", "F32", 0, {0}, &one}, {"b", "F99", 0, {0}, &one}}, GIMBAL_EUSAGE, "\"F99\""},
         {{{"a", "F32", 0, {0}, &one}, {"b", "F32", 1, {1}, NULL}}, GIMBAL_EUSAGE, "has no data"},
         {{{"a", "F32", 0, {0}, &one}, {"b", "F32", 2, {1, -1}, &one}}, GIMBAL_EUSAGE, "impossible shape"},
@@ -278,7 +302,8 @@ static void what_cannot_be_written_leaves_nothing_behind(void **state)
     };
     gimbal_error err = {0};
     for (int i = 0; i < COUNT(wrong); i++)
-        check_fails(st_write(in_folder("w"), wrong[i].items, 2, NULL, &err), wrong[i].code, err, wrong[i].says);
+        check_fails(st_write(in_folder("w"), wrong[i].items, 2, NULL, &err), wrong[i].code, err,
+                    wrong[i].says);
     check_fails(st_write(in_folder("no/such/w"), small, 1, NULL, &err), GIMBAL_EIO, err, "no/such/w");
     check(rmdir(folder) == 0, "the folder is empty");
 }

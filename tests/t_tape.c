@@ -1,5 +1,12 @@
-/* t_tape.c: gradients: against differences in every parameter, the same bits with recomputation, and planned.
+/* t_tape.c: gradients: against differences in every parameter, recomputed with the same bits, and planned.
+ *
+ * The plan is compiled in with GIMBAL_POISON (see t_plan.c): what backward reads must be planned to be alive.
  */
+#ifndef GIMBAL_POISON
+#define GIMBAL_POISON
+#endif
+#include "tensor/plan.c"
+
 #include "tests/kit/smallnet.h"
 
 static SmallNet net;
@@ -18,13 +25,13 @@ static Tensor *step(Cx *cx, void *self, Tensor **in)
     return cx_failed(cx) ? NULL : loss;
 }
 
-static void open_all(Cx *cx, gimbal_error *err, Tensor *in[4])
+static void open_all(Cx *cx, int threads, gimbal_error *err, Tensor *in[4])
 {
     memset(err, 0, sizeof *err);
     sn_open(&net);
     sn_data(&data);
     tape = tape_new();
-    cx_init(cx, cpu_chain(), 2, err);
+    cx_init(cx, cpu_chain(), threads, err);
     sn_inputs(cx, &data, SN_H, SN_W, in);
 }
 
@@ -71,27 +78,25 @@ static double loss_now(Cx *cx, Tensor **in)
 static void check_slope(Cx *cx, Tensor **in, const char *name, float *x, const float *gradient, int64_t n)
 {
     const float h = 4e-3f;
-    for (int trial = 0; trial < 2; trial++) {
-        uint64_t seed = (uint64_t)trial + 1;
-        double expected = 0, loss[2], size = 0;
-        float *sign = malloc((size_t)n * sizeof *sign), *kept = malloc((size_t)n * sizeof *kept);
-        memcpy(kept, x, (size_t)n * sizeof *kept);
-        for (int64_t i = 0; i < n; i++) {
-            sign[i] = sn_random(&seed) < 0 ? -1.0f : 1.0f;
-            expected += (double)sign[i] * gradient[i];
-            size += fabs(gradient[i]);
-        }
-        for (int side = 0; side < 2; side++) {
-            for (int64_t i = 0; i < n; i++)
-                x[i] = kept[i] + (side ? -h : h) * sign[i];
-            loss[side] = loss_now(cx, in);
-        }
-        memcpy(x, kept, (size_t)n * sizeof *kept);
-        check(size > 1e-4, "%s has no gradient", name);
-        check_near(expected, (loss[0] - loss[1]) / (2 * h), 0.01 * fabs(expected) + 4e-3 * size + 1e-4,
-                   "slope of %s", name);
-        free(sign), free(kept);
+    uint64_t seed = 1;
+    double expected = 0, loss[2], size = 0;
+    float *sign = malloc((size_t)n * sizeof *sign), *kept = malloc((size_t)n * sizeof *kept);
+    memcpy(kept, x, (size_t)n * sizeof *kept);
+    for (int64_t i = 0; i < n; i++) {
+        sign[i] = sn_random(&seed) < 0 ? -1.0f : 1.0f;
+        expected += (double)sign[i] * gradient[i];
+        size += fabs(gradient[i]);
     }
+    for (int side = 0; side < 2; side++) {
+        for (int64_t i = 0; i < n; i++)
+            x[i] = kept[i] + (side ? -h : h) * sign[i];
+        loss[side] = loss_now(cx, in);
+    }
+    memcpy(x, kept, (size_t)n * sizeof *kept);
+    check(size > 1e-4, "%s has no gradient", name);
+    check_near(expected, (loss[0] - loss[1]) / (2 * h), 0.01 * fabs(expected) + 2e-3 * size + 1e-4,
+               "slope of %s", name);
+    free(sign), free(kept);
 }
 
 static void gradients_of_all_parameters_and_inputs_agree_with_differences(void **state)
@@ -100,7 +105,7 @@ static void gradients_of_all_parameters_and_inputs_agree_with_differences(void *
     Cx cx = {0};
     gimbal_error err;
     Tensor *in[4];
-    open_all(&cx, &err, in);
+    open_all(&cx, 1, &err, in);
     for (int i = 0; i < 3; i++)
         in[i]->need_grad = true;
     check(step(&cx, tape, in) != NULL, "%.400s", err.msg);
@@ -127,7 +132,7 @@ static void recomputed_gradients_have_the_same_bits_and_a_shorter_tape(void **st
     Tensor *in[4];
     float *all[2];
     int length[2];
-    open_all(&cx, &err, in);
+    open_all(&cx, 2, &err, in);
     for (int k = 0; k < 2; k++) {
         clear_gradients();
         cx.recompute = k;
@@ -171,7 +176,7 @@ static void a_planned_step_equals_the_eager_one_and_recomputation_saves_memory(v
     Cx cx = {0};
     gimbal_error err;
     Tensor *in[4];
-    open_all(&cx, &err, in);
+    open_all(&cx, 2, &err, in);
     in[0]->need_grad = true;
     check(step(&cx, tape, in) != NULL, "%.400s", err.msg);
     float *all = take_gradients(), x_grad[SN_CLIPS * SN_FRAMES * SN_H * SN_W * SN_IN];
@@ -190,19 +195,40 @@ static void gradients_of_inputs_live_to_the_end_of_a_planned_run(void **state)
     Cx cx = {0};
     gimbal_error err;
     Tensor *in[4];
-    open_all(&cx, &err, in);
-    in[0]->need_grad = true;
+    open_all(&cx, 2, &err, in);
+    in[2]->need_grad = true; /* the text: read in the middle of the network */
     check(step(&cx, tape, in) != NULL, "%.400s", err.msg);
-    float expected[SN_CLIPS * SN_FRAMES * SN_H * SN_W * SN_IN];
-    memcpy(expected, in[0]->grad->d, sizeof expected);
+    float expected[SN_CLIPS * 7 * SN_TEXT];
+    memcpy(expected, in[2]->grad->d, sizeof expected);
     Plan *plan = plan_make(&cx, step, tape, in);
-    check(plan && !in[0]->grad, "the dry run left a gradient: %.400s", err.msg);
+    check(plan && !in[2]->grad, "the dry run left a gradient: %.400s", err.msg);
     cx.work_bytes = plan_bytes(plan), cx.work = alloc_array(cx.work_bytes, 1);
     for (int run = 0; run < 2; run++) {
         check(plan_run(&cx, plan, step, tape, in) != NULL, "%.400s", err.msg);
-        check(!memcmp(expected, in[0]->grad->d, sizeof expected), "run %d", run);
+        check(!memcmp(expected, in[2]->grad->d, sizeof expected), "run %d", run);
     }
     plan_free(plan), free(cx.work), close_all(&cx);
+}
+
+static void predicting_a_steps_time_leaves_gradients_alone(void **state)
+{
+    (void)state;
+    Cx cx = {0};
+    gimbal_error err;
+    Tensor *in[4];
+    open_all(&cx, 1, &err, in);
+    for (int i = 0; i < net.n_leaves; i++)
+        net.leaf[i]->grad[0] = (float)i + 1;
+    Plan *plan = plan_make(&cx, step, tape, in);
+    check(plan != NULL, "%.400s", err.msg);
+    float *before[SN_LEAVES];
+    for (int i = 0; i < net.n_leaves; i++)
+        before[i] = net.leaf[i]->grad;
+    const double seconds = plan_seconds(&cx, plan, 0.3);
+    check(seconds > 0 && seconds < 5 && !err.code, "%g s, %.400s", seconds, err.msg);
+    for (int i = 0; i < net.n_leaves; i++)
+        check(net.leaf[i]->grad == before[i] && before[i][0] == (float)i + 1, "%s", net.leaf[i]->name);
+    plan_free(plan), close_all(&cx);
 }
 
 static void frozen_parameters_get_no_gradient_and_cost_no_memory(void **state)
@@ -211,7 +237,7 @@ static void frozen_parameters_get_no_gradient_and_cost_no_memory(void **state)
     Cx cx = {0};
     gimbal_error err;
     Tensor *in[4];
-    open_all(&cx, &err, in);
+    open_all(&cx, 2, &err, in);
     Plan *whole = plan_make(&cx, step, tape, in);
     for (int i = 0; i < net.n_leaves; i++)
         net.leaf[i]->trainable = strstr(net.leaf[i]->name, "conv_out") != NULL;
@@ -235,7 +261,7 @@ static void a_block_without_anything_to_train_is_not_taped(void **state)
     Cx cx = {0};
     gimbal_error err;
     Tensor *in[4];
-    open_all(&cx, &err, in);
+    open_all(&cx, 2, &err, in);
     for (int i = 0; i < net.n_leaves; i++)
         net.leaf[i]->trainable = false;
     cx.recompute = true, cx.tape = tape;
@@ -251,7 +277,7 @@ static void backward_refuses_what_it_cannot_do(void **state)
     Cx cx = {0};
     gimbal_error err;
     Tensor *in[4];
-    open_all(&cx, &err, in);
+    open_all(&cx, 2, &err, in);
     Tensor *loss = op_mse(&cx, sn_forward(&cx, &net, in), in[3]);
     check_fails(backward(&cx, loss), GIMBAL_EMODEL, err, "no tape");
     cx.tape = tape;
@@ -270,6 +296,6 @@ static void backward_refuses_what_it_cannot_do(void **state)
 TESTS(gradients_of_all_parameters_and_inputs_agree_with_differences,
       recomputed_gradients_have_the_same_bits_and_a_shorter_tape,
       a_planned_step_equals_the_eager_one_and_recomputation_saves_memory,
-      gradients_of_inputs_live_to_the_end_of_a_planned_run,
+      gradients_of_inputs_live_to_the_end_of_a_planned_run, predicting_a_steps_time_leaves_gradients_alone,
       frozen_parameters_get_no_gradient_and_cost_no_memory, a_block_without_anything_to_train_is_not_taped,
       backward_refuses_what_it_cannot_do)

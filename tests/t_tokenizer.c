@@ -1,5 +1,6 @@
-/* t_tokenizer.c: ids equal those of transformers' slow CLIPTokenizer: the golden cases, and some 180 odd texts of
- * tests/golden/tokenizer.json (marks, ideographs, emoji, controls, special tokens inside the text, long prompts). */
+/* t_tokenizer.c: ids equal those of transformers' slow CLIPTokenizer: the golden cases, and some 180 odd
+ * texts of tests/golden/tokenizer.json (marks, ideographs, emoji, controls, special tokens inside the text,
+ * long prompts). */
 #include "tests/io_files.h"
 
 #define TINY "tests/golden/models/animatediff-tiny/tokenizer"
@@ -120,14 +121,17 @@ static void odd_texts_are_exact(void **state)
 static void added_tokens_come_from_any_of_the_files(void **state)
 {
     (void)state;
-    /* "walk" is cut out of "walking"; <new> gets the next free id; a decoder in the configuration silences the map */
-    Tokenizer *t = variant("{}", "{\"additional_special_tokens\":[\"<new>\",{\"content\":\"cat\"}]}", "{\"walk\":900}");
+    /* "walk" is cut out of "walking"; <new> gets the next free id; a decoder in the configuration silences
+     * the map */
+    Tokenizer *t =
+        variant("{}", "{\"additional_special_tokens\":[\"<new>\",{\"content\":\"cat\"}]}", "{\"walk\":900}");
     gimbal_error err = {0};
     check_ids(t, "<new>walking Cat cat", (int32_t[]){655, 657, 900, 72, 77, 326, 513, 658, 656}, 9);
     check_ids(t, "cat", (int32_t[]){655, 658, 656}, 3);
     assert_int_equal(tokenizer_vocab(t), 901);
     tokenizer_close(t);
-    put_text("tokenizer_config.json", "{\"added_tokens_decoder\":{\"700\":{\"content\":\"cat\"},\"701\":{\"content\":\"c\"}}}");
+    put_text("tokenizer_config.json",
+             "{\"added_tokens_decoder\":{\"700\":{\"content\":\"cat\"},\"701\":{\"content\":\"c\"}}}");
     check_ok(tokenizer_open(&t, folder, &err), err);
     check_ids(t, "catc", (int32_t[]){655, 700, 701, 656}, 4);
     tokenizer_close(t);
@@ -165,7 +169,8 @@ static void texts_that_cannot_be_encoded_are_refused(void **state)
     int32_t ids[LENGTH];
     int dropped;
     check_ok(tokenizer_open(&t, TINY, &err), err);
-    check_fails(tokenize(t, "a cat \xff", ids, LENGTH, &dropped, &err), GIMBAL_EUSAGE, err, "not UTF-8 at byte 6");
+    check_fails(tokenize(t, "a cat \xff", ids, LENGTH, &dropped, &err), GIMBAL_EUSAGE, err,
+                "not UTF-8 at byte 6");
     check_fails(tokenize(t, "a\xc3", ids, LENGTH, &dropped, &err), GIMBAL_EUSAGE, err, "not UTF-8 at byte 1");
     check_fails(tokenize(t, "a", ids, 1, &dropped, &err), GIMBAL_EUSAGE, err, "cannot hold start and end");
     check_ok(tokenize(t, "a cat", ids, 3, &dropped, &err), err);
@@ -187,12 +192,16 @@ static void damaged_folders_are_refused_by_name(void **state)
         {"vocab.json", "[]", GIMBAL_EFORMAT, "expected an object"},
         {"merges.txt", "#v\na b c\n", GIMBAL_EFORMAT, "merge 1 is not two symbols"},
         {"merges.txt", "#v\na\xff b\n", GIMBAL_EFORMAT, "not UTF-8"},
-        {"tokenizer_config.json", "{\"tokenizer_class\":\"T5Tokenizer\"}", GIMBAL_EMODEL, "\"tokenizer_class\" is \"T5Tokenizer\""},
+        {"tokenizer_config.json", "{\"tokenizer_class\":\"T5Tokenizer\"}", GIMBAL_EMODEL,
+         "\"tokenizer_class\" is \"T5Tokenizer\""},
         {"tokenizer_config.json", "{\"padding_side\":\"left\"}", GIMBAL_EMODEL, "padding_side"},
         {"tokenizer_config.json", "{\"pad_token\":3}", GIMBAL_EFORMAT, "an added token without text"},
-        {"tokenizer_config.json", "{\"added_tokens_decoder\":{\"x\":{\"content\":\"y\"}}}", GIMBAL_EFORMAT, "added token \"x\""},
-        {"tokenizer_config.json", "{\"added_tokens_decoder\":{\"99999999999\":{\"content\":\"y\"}}}", GIMBAL_EFORMAT, "has the id 99999999999"},
-        {"tokenizer_config.json", "{\"mask_token\":{\"content\":\"y\",\"single_word\":true}}", GIMBAL_ENOSUP, "single_word"},
+        {"tokenizer_config.json", "{\"added_tokens_decoder\":{\"x\":{\"content\":\"y\"}}}", GIMBAL_EFORMAT,
+         "added token \"x\""},
+        {"tokenizer_config.json", "{\"added_tokens_decoder\":{\"99999999999\":{\"content\":\"y\"}}}",
+         GIMBAL_EFORMAT, "has the id 99999999999"},
+        {"tokenizer_config.json", "{\"mask_token\":{\"content\":\"y\",\"single_word\":true}}", GIMBAL_ENOSUP,
+         "single_word"},
         {"added_tokens.json", "{\"x\":-1}", GIMBAL_EFORMAT, "the id of \"x\""},
         {"tokenizer.json", "{\"added_tokens\":[{\"content\":\"x\"}]}", GIMBAL_EFORMAT, "has no id"},
     };
@@ -213,14 +222,15 @@ static void damaged_folders_are_refused_by_name(void **state)
     check_fails(tokenizer_open(&t, folder, &err), GIMBAL_EIO, err, "tokenizer.json alone is not read");
 }
 
-/* Order of merging: all places of the pair with the lowest rank, from the left, before the next pair, even when a merge
- * has made a pair of lower rank. */
+/* Order of merging: all places of the pair with the lowest rank, from the left, before the next pair, even
+ * when a merge has made a pair of lower rank. */
 static void merges_go_rank_by_rank(void **state)
 {
     (void)state;
     gimbal_error err = {0};
     Tokenizer *t;
-    put_text("vocab.json", "{\"a\":0,\"b\":1,\"b</w>\":2,\"ab\":3,\"ab</w>\":4,\"aba\":5,\"abab</w>\":6,\"aa\":7,\"a</w>\":8,\"?\":9,"
+    put_text("vocab.json", "{\"a\":0,\"b\":1,\"b</w>\":2,\"ab\":3,\"ab</w>\":4,\"aba\":5,\"abab</"
+                           "w>\":6,\"aa\":7,\"a</w>\":8,\"?\":9,"
                            "\"<|endoftext|>\":10,\"<|startoftext|>\":11}");
     put_text("merges.txt", "#v\r\nab a\r\na b\r\na b</w>\r\n\r\na a\r\n");
     check_ok(tokenizer_open(&t, folder, &err), err);

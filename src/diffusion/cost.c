@@ -7,11 +7,14 @@
  * Knows plans and the re-initialiser's count of passes. Refuses to know what the passes do. */
 #include "diffusion/engine.h"
 
+#include <malloc.h>
+
 /* Seconds of timing for each network: the U-Net is nearly all of a run. */
 static const double text_budget = 0.1, unet_budget = 0.9, vae_budget = 0.4;
 
-/* Anonymous memory beside plans, tensors, packs and arrays, measured with libraries' own and oneDNN's compiled kernels, and
- * for each thread its stack and heap. Of toyworld and the golden model at several sizes 7 to 11 MB were found. */
+/* Anonymous memory beside plans, tensors, packs and arrays, measured with libraries' own and oneDNN's
+ * compiled kernels, and for each thread its stack and heap. Of toyworld and the golden model at several sizes
+ * 7 to 11 MB were found. */
 static const uint64_t code_bytes = 8300000, thread_bytes = 300000;
 
 static int decode_calls(const Plans *p, const Run *run)
@@ -47,7 +50,8 @@ static void count(Plans *p, const Run *run, gimbal_cost *out)
 /* The better of two short trials: another process may have had the CPU during one. */
 static double trial(Plans *p, Plan *plan, double budget)
 {
-    const double first = plan_seconds(&p->cx, plan, budget / 2), second = plan_seconds(&p->cx, plan, budget / 2);
+    const double first = plan_seconds(&p->cx, plan, budget / 2),
+                 second = plan_seconds(&p->cx, plan, budget / 2);
     return MIN(first, second);
 }
 
@@ -69,6 +73,7 @@ int gimbal_predict(gimbal_engine *e, const gimbal_settings *settings, gimbal_cos
         count(&plans, &run, out);
         code = timings(&plans, &run, &out->seconds, err);
         plans_free(&plans);
+        malloc_trim(0); /* the trials' buffers, or they would stand beside the run's */
     }
     run_free(&run);
     return code;

@@ -1,9 +1,9 @@
 /* bind.c: gives every parameter of a network its bytes in a file, strictly both ways.
  *
- * One walk of the network's parameter visitor: each leaf is looked up by its canonical name, then under its other
- * spellings, and must have the declared shape. Shapes that differ in trailing ones only ([C,C], [C,C,1,1]) hold the
- * same bytes and are equal. What the walk did not take must be on the ignore list. Nothing is copied: a Weight
- * points into the map, so the WeightSet must outlive it.
+ * One walk of the network's parameter visitor: each leaf is looked up by its canonical name, then under its
+ * other spellings, and must have the declared shape. Shapes that differ in trailing ones only ([C,C],
+ * [C,C,1,1]) hold the same bytes and are equal. What the walk did not take must be on the ignore list.
+ * Nothing is copied: a Weight points into the map, so the WeightSet must outlive it.
  *
  * Knows visitors and names. Refuses to know networks. */
 #include "io/io.h"
@@ -37,11 +37,12 @@ static void note_name(Names *names, const char *name)
     names->count++;
 }
 
-/* name with the first `to` in it replaced by `from`: the spelling of the file. False when `to` is not in it. */
+/* name with the first `to` replaced by `from`: the file's spelling. False when `to` is not in it. */
 static bool respell(char *out, size_t room, const char *name, const Rename *rename)
 {
     const char *at = strstr(name, rename->to);
-    return at && snprintf(out, room, "%.*s%s%s", (int)(at - name), name, rename->from, at + strlen(rename->to)) < (int)room;
+    return at && snprintf(out, room, "%.*s%s%s", (int)(at - name), name, rename->from,
+                          at + strlen(rename->to)) < (int)room;
 }
 
 /* Index of the parameter's tensor in the set, or -1. */
@@ -93,15 +94,17 @@ static int bind_leaf(Params *p, Weight *w)
     const char *path = weights_path(b->set);
     char q[QUOTED_ROOM], has[200], wants[200];
     if (b->used[i])
-        return fail(p->err, GIMBAL_EMODEL, "%s: tensor %s is wanted by two parameters", path, quoted(e->name, q));
+        return fail(p->err, GIMBAL_EMODEL, "%s: tensor %s is wanted by two parameters", path,
+                    quoted(e->name, q));
     if (!same_shape(w, e))
-        return fail_hint(p->err, GIMBAL_EMODEL, "the weights and the config beside them do not belong together",
-                         "%s: tensor %s is %s, expected %s", path, quoted(e->name, q), shape_text(has, e->n, e->nd),
-                         shape_text(wants, w->n, w->nd));
+        return fail_hint(p->err, GIMBAL_EMODEL,
+                         "the weights and the config beside them do not belong together",
+                         "%s: tensor %s is %s, expected %s", path, quoted(e->name, q),
+                         shape_text(has, e->n, e->nd), shape_text(wants, w->n, w->nd));
     if (e->type != F32 && e->type != F16 && e->type != BF16)
         return fail_hint(p->err, GIMBAL_EMODEL, "convert the file to fp16 or fp32",
-                         "%s: tensor %s is %s; parameters are read as F32, F16 or BF16", path, quoted(e->name, q),
-                         e->spelling);
+                         "%s: tensor %s is %s; parameters are read as F32, F16 or BF16", path,
+                         quoted(e->name, q), e->spelling);
     b->used[i] = true;
     w->file = e->data, w->type = e->type;
     return GIMBAL_OK;
@@ -139,19 +142,25 @@ static int report(const Bind *b, gimbal_error *err)
     const Names *m = &b->missing, *s = &b->surplus;
     char missing[520] = "", surplus[520] = "";
     if (m->count)
-        snprintf(missing, sizeof missing, "%d missing (%s%s)", m->count, m->text, m->count > SHOWN ? ", ..." : "");
+        snprintf(missing, sizeof missing, "%d missing (%s%s)", m->count, m->text,
+                 m->count > SHOWN ? ", ..." : "");
     if (s->count)
-        snprintf(surplus, sizeof surplus, "%d unknown (%s%s)", s->count, s->text, s->count > SHOWN ? ", ..." : "");
-    return fail_hint(err, GIMBAL_EMODEL, b->hint ? b->hint : "the weights and the config beside them do not belong together",
-                     "%s: tensors do not fit: %s%s%s", weights_path(b->set), missing, m->count && s->count ? ", " : "",
-                     surplus);
+        snprintf(surplus, sizeof surplus, "%d unknown (%s%s)", s->count, s->text,
+                 s->count > SHOWN ? ", ..." : "");
+    return fail_hint(err, GIMBAL_EMODEL,
+                     b->hint ? b->hint : "the weights and the config beside them do not belong together",
+                     "%s: tensors do not fit: %s%s%s", weights_path(b->set), missing,
+                     m->count && s->count ? ", " : "", surplus);
 }
 
 int bind_weights(const WeightSet *set, const char *prefix, void (*params)(void *self, Params *), void *self,
                  const char *const *ignore, const Rename *renames, gimbal_error *err)
 {
     const int n = weights_count(set);
-    Bind b = {.params = {.leaf = bind_leaf, .err = err}, .set = set, .prefix = prefix ? prefix : "", .renames = renames};
+    Bind b = {.params = {.leaf = bind_leaf, .err = err},
+              .set = set,
+              .prefix = prefix ? prefix : "",
+              .renames = renames};
     b.used = calloc((size_t)n + 1, sizeof *b.used);
     if (!b.used)
         return fail(err, GIMBAL_ENOMEM, "%s: no memory for %d tensors", weights_path(set), n);

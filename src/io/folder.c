@@ -1,8 +1,9 @@
 /* folder.c: where the weights of one part of a model lie, and what to say when they do not.
  *
- * A part ("unet/", "vae/", a motion adapter) is one safetensors file, or an index naming several shards. For the
- * stems diffusion_pytorch_model and model, in this order: STEM.safetensors, the .fp16. and .bf16. variants, any other
- * variant but non_ema, then an index. A WeightSet is all tensors of all shards in name order; each name once.
+ * A part ("unet/", "vae/", a motion adapter) is one safetensors file, or an index naming several shards. For
+ * the stems diffusion_pytorch_model and model, in this order: STEM.safetensors, the .fp16. and .bf16.
+ * variants, any other variant but non_ema, then an index. A WeightSet is all tensors of all shards in name
+ * order; each name once.
  *
  * Also: a hub cache folder (models--*) leads to its snapshot. Knows file names. Refuses to know what parts a
  * family has and what the tensors are. */
@@ -29,7 +30,7 @@ struct WeightSet {
 
 enum { NAMES_MAX = 20000, SHARDS_MAX = 1000 };
 
-/* ---- what a folder has ----------------------------------------------------------------------------------------- */
+/* ---- what a folder has --------------------------------------------------------------------------------- */
 
 typedef struct {
     char **names; /* sorted */
@@ -80,8 +81,8 @@ static const char *find_variant(const Listing *list, const char *head, const cha
 {
     for (int i = 0; i < list->n; i++) {
         const char *name = list->names[i];
-        if (strlen(name) > strlen(head) + strlen(tail) && !strncmp(name, head, strlen(head)) && ends(name, tail) &&
-            !strstr(name, "-of-") && !strstr(name, "non_ema"))
+        if (strlen(name) > strlen(head) + strlen(tail) && !strncmp(name, head, strlen(head)) &&
+            ends(name, tail) && !strstr(name, "-of-") && !strstr(name, "non_ema"))
             return name;
     }
     return NULL;
@@ -134,12 +135,13 @@ static int nothing_usable(const Listing *list, const char *dir, gimbal_error *er
         else if (ends(name, ".incomplete"))
             hint = "the download did not finish";
     }
-    return fail_hint(err, GIMBAL_EMODEL, hint,
-                     "%s: no weights: expected diffusion_pytorch_model.safetensors or model.safetensors, found %s", dir,
-                     list->n ? text : "an empty folder");
+    return fail_hint(
+        err, GIMBAL_EMODEL, hint,
+        "%s: no weights: expected diffusion_pytorch_model.safetensors or model.safetensors, found %s", dir,
+        list->n ? text : "an empty folder");
 }
 
-/* ---- opening ------------------------------------------------------------------------------------------------------ */
+/* ---- opening ------------------------------------------------------------------------------------------- */
 
 /* The text `path` up to its last '/', or ".". */
 static int folder_of(char out[PATH_ROOM], const char *path, gimbal_error *err)
@@ -201,7 +203,8 @@ static int merge(WeightSet *set, gimbal_error *err)
         char q[QUOTED_ROOM];
         if (!by_member(a, b))
             return fail(err, GIMBAL_EFORMAT, "%s: tensor %s is in two shards: %s and %s", set->path,
-                        quoted(a->entry->name, q), st_path(set->files[a->file]), st_path(set->files[b->file]));
+                        quoted(a->entry->name, q), st_path(set->files[a->file]),
+                        st_path(set->files[b->file]));
     }
     return GIMBAL_OK;
 }
@@ -232,7 +235,8 @@ static int shard_names(WeightSet *set, json_t *map, char ***out, int *n, gimbal_
     {
         char q[QUOTED_ROOM];
         if (!json_is_string(file))
-            return fail(err, GIMBAL_EFORMAT, "%s: the file of tensor %s is not text", set->path, quoted(tensor, q));
+            return fail(err, GIMBAL_EFORMAT, "%s: the file of tensor %s is not text", set->path,
+                        quoted(tensor, q));
         TRY(check_shard_name(json_string_value(file), set->path, err));
         names[at++] = (char *)json_string_value(file);
     }
@@ -259,8 +263,8 @@ static int check_map(const WeightSet *set, json_t *map, gimbal_error *err)
         const char *slash = strrchr(path, '/');
         char q[QUOTED_ROOM], q2[QUOTED_ROOM];
         if (!m || strcmp(slash ? slash + 1 : path, json_string_value(file)))
-            return fail(err, GIMBAL_EFORMAT, "%s: tensor %s is not in its shard %s", set->path, quoted(tensor, q),
-                        quoted(json_string_value(file), q2));
+            return fail(err, GIMBAL_EFORMAT, "%s: tensor %s is not in its shard %s", set->path,
+                        quoted(tensor, q), quoted(json_string_value(file), q2));
     }
     return GIMBAL_OK;
 }
@@ -382,7 +386,7 @@ void weights_hash(const WeightSet *set, Sha256 *hash)
     }
 }
 
-/* ---- model folders ------------------------------------------------------------------------------------------------- */
+/* ---- model folders ------------------------------------------------------------------------------------- */
 
 static bool has(const char *folder, const char *name, bool (*is)(const char *))
 {
@@ -392,7 +396,8 @@ static bool has(const char *folder, const char *name, bool (*is)(const char *))
 
 static bool is_model(const char *folder)
 {
-    return has(folder, "model_index.json", is_file) || (has(folder, "unet", is_folder) && has(folder, "vae", is_folder));
+    return has(folder, "model_index.json", is_file) ||
+           (has(folder, "unet", is_folder) && has(folder, "vae", is_folder));
 }
 
 /* The commit that refs/main names; empty when there is none. */
@@ -452,14 +457,17 @@ static int not_a_folder(const char *path, gimbal_error *err)
     TRY(st_open(&st, path, err));
     const bool single = st_is_single_checkpoint(st);
     st_close(st);
-    return fail_hint(err, GIMBAL_EMODEL, "give a folder in diffusers layout: model_index.json, unet/, vae/, text_encoder/, ...",
-                     "%s: %s", path, single ? "a single-file checkpoint: not read yet" : "a file, expected a model folder");
+    return fail_hint(err, GIMBAL_EMODEL,
+                     "give a folder in diffusers layout: model_index.json, unet/, vae/, text_encoder/, ...",
+                     "%s: %s", path,
+                     single ? "a single-file checkpoint: not read yet" : "a file, expected a model folder");
 }
 
 /* One level up and down, for the hint. */
 static int no_model_here(const char *dir, gimbal_error *err)
 {
-    char near[PATH_ROOM], hint[320] = "expected model_index.json, unet/, vae/, text_encoder/, tokenizer/, scheduler/";
+    char near[PATH_ROOM],
+        hint[320] = "expected model_index.json, unet/, vae/, text_encoder/, tokenizer/, scheduler/";
     Arena arena = {0};
     Listing list;
     int code = list_folder(&list, dir, &arena, err);
@@ -471,8 +479,8 @@ static int no_model_here(const char *dir, gimbal_error *err)
     if (found)
         snprintf(hint, sizeof hint, "did you mean %.250s?", near);
     if (!code)
-        code = fail_hint(err, GIMBAL_EMODEL, hint, "%s: not a model folder: neither model_index.json nor unet/ and vae/ in it",
-                         dir);
+        code = fail_hint(err, GIMBAL_EMODEL, hint,
+                         "%s: not a model folder: neither model_index.json nor unet/ and vae/ in it", dir);
     arena_free(&arena);
     return code;
 }

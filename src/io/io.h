@@ -10,8 +10,7 @@
 
 #include <jansson.h>
 
-/* ---- safetensors: safetensors.c
- * ---------------------------------------------------------------------------- */
+/* ---- safetensors: safetensors.c ------------------------------------------------------------------------ */
 
 typedef struct {
     const char *name;
@@ -44,14 +43,15 @@ bool st_is_single_checkpoint(const SafeTensors *);
 int st_write(const char *path, const gimbal_tensor *items, int count, const char *const *metadata,
              gimbal_error *err);
 
-/* ---- JSON: json.c
- * ------------------------------------------------------------------------------------------- */
+/* ---- JSON: json.c -------------------------------------------------------------------------------------- */
 
-/* A name from a file, in quotes, safe to print: what is not plain ASCII is escaped, long ones are cut. Returns out. */
+/* A name from a file, in quotes, safe to print: what is not plain ASCII is escaped, long ones are cut.
+ * Returns out. */
 enum { QUOTED_ROOM = 128 };
 const char *quoted(const char *name, char out[QUOTED_ROOM]);
 
-/* Text of n bytes: an object, nested at most `depth`, no duplicate keys, nothing behind it. Caller: json_decref. */
+/* Text of n bytes: an object, nested at most `depth`, no duplicate keys, nothing behind it.
+ * Caller: json_decref. */
 int json_parse(json_t **out, const char *text, size_t n, int depth, const char *where, gimbal_error *err);
 /* Object at the top, depth at most 32, size at most 64 MiB, no duplicate keys. Caller: json_decref. */
 int json_read(json_t **out, const char *path, gimbal_error *err);
@@ -79,8 +79,7 @@ typedef struct {
 int json_refuse(const json_t *, const char *where, const ConfigRule *rules /* ends: key NULL */,
                 gimbal_error *err);
 
-/* ---- parts of a model folder: folder.c
- * ------------------------------------------------------------------------- */
+/* ---- parts of a model folder: folder.c ----------------------------------------------------------------- */
 
 /* One part's weights: a safetensors file or several shards, found in `dir` by the rules of diffusers folders:
  * plain, then .fp16/.bf16 variants, then an index of shards; or a path that is a file itself. */
@@ -97,14 +96,14 @@ const char *weights_path(const WeightSet *); /* for messages: the file, or the i
 struct Sha256;
 void weights_hash(const WeightSet *, struct Sha256 *);
 
-/* A hub cache folder (models--*, with snapshots/) leads to the snapshot that refs/main names; any other path to itself. */
+/* A hub cache folder (models--*, with snapshots/) leads to the snapshot that refs/main names; any other path
+ * to itself. */
 int hub_folder(char out[PATH_ROOM], const char *path, gimbal_error *err);
-/* The same for a whole model, and says what it found when `path` is no folder with model_index.json, or unet/ and vae/:
- * a single-file checkpoint, a weights file, or the model folder one level up or down. */
+/* The same for a whole model, and says what it found when `path` is no folder with model_index.json, or
+ * unet/ and vae/: a single-file checkpoint, a weights file, or the model folder one level up or down. */
 int model_folder(char out[PATH_ROOM], const char *path, gimbal_error *err);
 
-/* ---- binding: bind.c, names.c
- * -------------------------------------------------------------------------------------- */
+/* ---- binding: bind.c, names.c -------------------------------------------------------------------------- */
 
 /* A rename: where the canonical name has `to` inside, the file may have `from`. Lists end with from NULL. */
 typedef struct {
@@ -124,8 +123,7 @@ const char *foreign_spelling(const char *name);
 int bind_weights(const WeightSet *, const char *prefix, void (*params)(void *self, Params *), void *self,
                  const char *const *ignore, const Rename *renames, gimbal_error *err);
 
-/* ---- tokenizer: tokenizer.c
- * ---------------------------------------------------------------------------------------- */
+/* ---- tokenizer: tokenizer.c ---------------------------------------------------------------------------- */
 
 typedef struct Tokenizer Tokenizer;
 /* vocab.json, merges.txt, tokenizer_config.json, special_tokens_map.json of `dir`: the slow CLIPTokenizer
@@ -136,12 +134,12 @@ int tokenizer_vocab(const Tokenizer *); /* largest id + 1 */
 /* ids[room] = start, tokens, end, padding; *dropped tokens did not fit. EUSAGE: not UTF-8 (offset named). */
 int tokenize(const Tokenizer *, const char *text, int32_t *ids, int room, int *dropped, gimbal_error *err);
 
-/* The words of text[n] (valid UTF-8) as CLIP cuts them, cleaned and in lower case; stops when word() is not 0. words.c */
+/* The words of text[n] (valid UTF-8) as CLIP cuts them, cleaned and in lower case; stops when word() gives
+ * other than 0. words.c */
 int clip_words(const char *text, size_t n, int (*word)(void *user, const char *utf8, size_t n), void *user,
                gimbal_error *err);
 
-/* ---- hashes: hash.c
- * ------------------------------------------------------------------------------------------------- */
+/* ---- hashes: hash.c ------------------------------------------------------------------------------------ */
 
 typedef struct Sha256 Sha256;
 Sha256 *sha256_new(void); /* NULL: no memory */

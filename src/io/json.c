@@ -1,11 +1,11 @@
 /* json.c: JSON text that may be hostile, and typed reading of config keys.
  *
  * jansson parses; before it sees a byte, a scan bounds nesting and the number of values, so that neither the
- * stack nor memory (each value costs some hundred bytes) is in a stranger's hand. Duplicate keys, text behind
- * the end, NaN and numbers beyond double or int64 are errors at any depth.
+ * stack nor memory (each value costs some hundred bytes) is in a stranger's hand. Duplicate keys, text
+ * behind the end, NaN and numbers beyond double or int64 are errors at any depth.
  *
- * A getter has three outcomes: the key's value, the default when the key is absent, or EFORMAT with file, key,
- * expected and found. Knows JSON. Refuses to know which keys exist. */
+ * A getter has three outcomes: the key's value, the default when the key is absent, or EFORMAT with file,
+ * key, expected and found. Knows JSON. Refuses to know which keys exist. */
 #include "io/io.h"
 
 #include <limits.h>
@@ -79,8 +79,8 @@ int json_parse(json_t **out, const char *text, size_t n, int depth, const char *
         char q[QUOTED_ROOM];
         if (!e.text[0] || json_error_code(&e) == json_error_out_of_memory)
             return fail(err, GIMBAL_ENOMEM, "%s: no memory for %zu bytes of JSON", where, n);
-        return fail(err, GIMBAL_EFORMAT, "%s: not valid JSON, line %d, column %d: %s", where, e.line, e.column,
-                    quoted(e.text, q));
+        return fail(err, GIMBAL_EFORMAT, "%s: not valid JSON, line %d, column %d: %s", where, e.line,
+                    e.column, quoted(e.text, q));
     }
     if (!json_is_object(json)) {
         json_decref(json);
@@ -110,12 +110,13 @@ int json_read(json_t **out, const char *path, gimbal_error *err)
     return code;
 }
 
-/* ---- typed keys ------------------------------------------------------------------------------------------- */
+/* ---- typed keys ---------------------------------------------------------------------------------------- */
 
 /* A value as short text for messages. */
 static const char *found(const json_t *value, char out[FOUND_ROOM])
 {
-    char *text = json_dumps(value, JSON_COMPACT | JSON_ENCODE_ANY | JSON_ENSURE_ASCII | JSON_REAL_PRECISION(9));
+    char *text =
+        json_dumps(value, JSON_COMPACT | JSON_ENCODE_ANY | JSON_ENSURE_ASCII | JSON_REAL_PRECISION(9));
     if (!text)
         return "a value too large to print";
     const int n = snprintf(out, FOUND_ROOM, "%s", text);
@@ -125,10 +126,12 @@ static const char *found(const json_t *value, char out[FOUND_ROOM])
     return out;
 }
 
-static int wrong(const json_t *value, const char *where, const char *key, const char *expected, gimbal_error *err)
+static int wrong(const json_t *value, const char *where, const char *key, const char *expected,
+                 gimbal_error *err)
 {
     char text[FOUND_ROOM];
-    return fail(err, GIMBAL_EFORMAT, "%s: \"%s\" is %s, expected %s", where, key, found(value, text), expected);
+    return fail(err, GIMBAL_EFORMAT, "%s: \"%s\" is %s, expected %s", where, key, found(value, text),
+                expected);
 }
 
 int json_get_int(const json_t *json, const char *where, const char *key, int def, int min, int max, int *out,
@@ -159,7 +162,8 @@ int json_get_real(const json_t *json, const char *where, const char *key, double
     return GIMBAL_OK;
 }
 
-int json_get_bool(const json_t *json, const char *where, const char *key, bool def, bool *out, gimbal_error *err)
+int json_get_bool(const json_t *json, const char *where, const char *key, bool def, bool *out,
+                  gimbal_error *err)
 {
     const json_t *value = json_object_get(json, key);
     *out = def;
@@ -186,19 +190,20 @@ int json_get_text(const json_t *json, const char *where, const char *key, const 
 
 static bool fits_int(const json_t *value)
 {
-    return json_is_integer(value) && json_integer_value(value) >= INT_MIN && json_integer_value(value) <= INT_MAX;
+    return json_is_integer(value) && json_integer_value(value) >= INT_MIN &&
+           json_integer_value(value) <= INT_MAX;
 }
 
-int json_get_ints(const json_t *json, const char *where, const char *key, int fill, int *out, int room, int *n,
-                  gimbal_error *err)
+int json_get_ints(const json_t *json, const char *where, const char *key, int fill, int *out, int room,
+                  int *n, gimbal_error *err)
 {
     const json_t *value = json_object_get(json, key);
     *n = 0;
     if (!value || json_is_null(value))
         return GIMBAL_OK;
     char expected[80];
-    snprintf(expected, sizeof expected, "%s of at most %d integers", fill > 0 ? "an integer or a list" : "a list",
-             room);
+    snprintf(expected, sizeof expected, "%s of at most %d integers",
+             fill > 0 ? "an integer or a list" : "a list", room);
     const bool single = fill > 0 && fill <= room && fits_int(value);
     const size_t count = single ? (size_t)fill : json_array_size(value);
     if ((!single && !json_is_array(value)) || count > (size_t)room)
@@ -213,7 +218,7 @@ int json_get_ints(const json_t *json, const char *where, const char *key, int fi
     return GIMBAL_OK;
 }
 
-/* ---- refusing what is not implemented --------------------------------------------------------------------- */
+/* ---- refusing what is not implemented ------------------------------------------------------------------ */
 
 /* Equal as JSON values; 1 equals 1.0, at any depth of lists. */
 static bool same(const json_t *a, const json_t *b)
@@ -274,7 +279,8 @@ int json_refuse(const json_t *json, const char *where, const ConfigRule *rules, 
         char text[FOUND_ROOM], list[200];
         spell(rules->allowed, list, sizeof list);
         return fail_hint(err, GIMBAL_EMODEL, "this variant of the network is not implemented",
-                         "%s: \"%s\" is %s; only %s is supported", where, rules->key, found(value, text), list);
+                         "%s: \"%s\" is %s; only %s is supported", where, rules->key, found(value, text),
+                         list);
     }
     return GIMBAL_OK;
 }

@@ -6,26 +6,28 @@
 
 #include <string.h>
 
-/* Until diffusers 0.17 the VAE's attention was spelled so; Stable Diffusion 1.5's own VAE still is. Its 4 matrices
- * may be [C,C] or [C,C,1,1]. */
+/* Until diffusers 0.17 the VAE's attention was spelled so; Stable Diffusion 1.5's own VAE still is. Its 4
+ * matrices may be [C,C] or [C,C,1,1]. */
 const Rename old_diffusers_names[] = {
-    {".query.", ".to_q."},
-    {".key.", ".to_k."},
-    {".value.", ".to_v."},
-    {".proj_attn.", ".to_out.0."},
-    {NULL, NULL},
+    {".query.", ".to_q."},         {".key.", ".to_k."}, {".value.", ".to_v."},
+    {".proj_attn.", ".to_out.0."}, {NULL, NULL},
 };
 
 static const struct {
     const char *inside, *is;
 } foreign[] = {
     {"lora", "the file looks like a LoRA: not read yet"},
-    {"model.diffusion_model.", "the file is a single-file checkpoint: not read yet; give a folder in diffusers layout"},
-    {"first_stage_model.", "the file is a single-file checkpoint: not read yet; give a folder in diffusers layout"},
-    {"cond_stage_model.", "the file is a single-file checkpoint: not read yet; give a folder in diffusers layout"},
-    {"temporal_transformer.", "the file has AnimateDiff's original spelling: not read yet; use its diffusers form (MotionAdapter)"},
+    {"model.diffusion_model.",
+     "the file is a single-file checkpoint: not read yet; give a folder in diffusers layout"},
+    {"first_stage_model.",
+     "the file is a single-file checkpoint: not read yet; give a folder in diffusers layout"},
+    {"cond_stage_model.",
+     "the file is a single-file checkpoint: not read yet; give a folder in diffusers layout"},
+    {"temporal_transformer.",
+     "the file has AnimateDiff's original spelling: not read yet; use its diffusers form (MotionAdapter)"},
     {"temporal_attentions.", "the file looks like HotshotXL: not read yet"},
-    {"input_blocks.", "the file has the original Stable Diffusion spelling: not read yet; use its diffusers form"},
+    {"input_blocks.",
+     "the file has the original Stable Diffusion spelling: not read yet; use its diffusers form"},
     {"encoder.down.", "the file has the original VAE spelling: not read yet; use its diffusers form"},
     {"double_blocks.", "the file looks like Flux: not read"},
     {"joint_blocks.", "the file looks like Stable Diffusion 3: not read"},

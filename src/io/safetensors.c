@@ -1,11 +1,11 @@
 /* safetensors.c: the safetensors format, read through a map and written whole or not at all.
  *
- *     u64 little-endian n · n bytes of JSON {"name": {"dtype", "shape", "data_offsets": [begin, end]}} · data
+ *     u64 little-endian n, n bytes of JSON {"name": {"dtype", "shape", "data_offsets": [begin, end]}}, data
  *
- * A file that opens keeps these promises: each tensor's bytes are dtype x shape, lie inside the file, and all of
- * them tile the data without hole, overlap or remainder; names are unique. Alignment is NOT promised: older
- * writers did not pad the header. All types of the format are known by size; which of them somebody can use
- * is not decided here. Knows bytes and JSON. Refuses to know what the names mean. */
+ * A file that opens keeps these promises: each tensor's bytes are dtype x shape, lie inside the file, and
+ * all of them tile the data without hole, overlap or remainder; names are unique. Alignment is NOT promised:
+ * older writers did not pad the header. All types of the format are known by size; which of them somebody
+ * can use is not decided here. Knows bytes and JSON. Refuses to know what the names mean. */
 #include "io/io.h"
 
 #include <errno.h>
@@ -63,7 +63,7 @@ static int type_index(const char *name)
     return -1;
 }
 
-/* ---- what is it, if not safetensors? ------------------------------------------------------------------------ */
+/* ---- what is it, if not safetensors? ------------------------------------------------------------------- */
 
 #define CONVERT "convert it to safetensors with the tool that wrote it"
 
@@ -81,7 +81,8 @@ static const struct {
     {"7z\xBC\xAF", 4, "a packed archive (7z)", "unpack it first"},
     {"Rar!", 4, "a packed archive (rar)", "unpack it first"},
     {"\x1f\x8b", 2, "a packed archive (gzip)", "unpack it first"},
-    {"{", 1, "JSON text, not a safetensors file", "name the weights themselves, or the folder that holds them"},
+    {"{", 1, "JSON text, not a safetensors file",
+     "name the weights themselves, or the folder that holds them"},
 };
 
 static int lfs_pointer(const Mapped *m, const char *path, gimbal_error *err)
@@ -105,7 +106,8 @@ static int identify(const Mapped *m, const char *path, gimbal_error *err)
     while (i < MIN(m->size, 256) && (d[i] == ' ' || d[i] == '\n' || d[i] == '\r' || d[i] == '\t'))
         i++;
     if (i < m->size && d[i] == '<')
-        return fail_hint(err, GIMBAL_EFORMAT, "the download gave a page instead of the file: log in or fetch it again",
+        return fail_hint(err, GIMBAL_EFORMAT,
+                         "the download gave a page instead of the file: log in or fetch it again",
                          "%s: a web page, not a model", path);
     for (int k = 0; k < COUNT(others); k++)
         if (m->size >= (size_t)others[k].n && !memcmp(d, others[k].magic, (size_t)others[k].n))
@@ -126,21 +128,24 @@ static int find_header(const Mapped *m, const char *path, size_t *n, gimbal_erro
     if (m->size < 8)
         return fail(err, GIMBAL_EFORMAT, "%s: %zu bytes, too short for a safetensors file", path, m->size);
     if (length > header_limit)
-        return fail(err, GIMBAL_EFORMAT, "%s: not a safetensors file: header of %llu bytes, at most %llu are allowed",
-                    path, (unsigned long long)length, (unsigned long long)header_limit);
+        return fail(err, GIMBAL_EFORMAT,
+                    "%s: not a safetensors file: header of %llu bytes, at most %llu are allowed", path,
+                    (unsigned long long)length, (unsigned long long)header_limit);
     if (length > m->size - 8)
         return fail_hint(err, GIMBAL_EFORMAT, "the download did not finish",
                          "%s: truncated: the header ends at byte %llu, the file has %zu", path,
                          (unsigned long long)length + 8, m->size);
     if (length < 2 || m->data[8] != '{')
-        return fail(err, GIMBAL_EFORMAT, "%s: not a safetensors file: no JSON header behind the first 8 bytes", path);
+        return fail(err, GIMBAL_EFORMAT,
+                    "%s: not a safetensors file: no JSON header behind the first 8 bytes", path);
     *n = (size_t)length;
     return GIMBAL_OK;
 }
 
-/* ---- one tensor of the header ------------------------------------------------------------------------------------ */
+/* ---- one tensor of the header -------------------------------------------------------------------------- */
 
-static int bad(const SafeTensors *st, const char *name, gimbal_error *err, const char *fmt, ...) PRINTF_LIKE(4, 5);
+static int bad(const SafeTensors *st, const char *name, gimbal_error *err, const char *fmt, ...)
+    PRINTF_LIKE(4, 5);
 static int bad(const SafeTensors *st, const char *name, gimbal_error *err, const char *fmt, ...)
 {
     char q[QUOTED_ROOM], text[320];
@@ -158,7 +163,8 @@ static int read_shape(const SafeTensors *st, StEntry *e, const json_t *shape, in
     if (!json_is_array(shape))
         return bad(st, e->name, err, "\"shape\" is not a list");
     if (json_array_size(shape) > (size_t)COUNT(e->n))
-        return bad(st, e->name, err, "has %zu dimensions, at most %d are read", json_array_size(shape), COUNT(e->n));
+        return bad(st, e->name, err, "has %zu dimensions, at most %d are read", json_array_size(shape),
+                   COUNT(e->n));
     e->nd = (int)json_array_size(shape);
     int64_t all = types[type].bits;
     bool empty = false;
@@ -217,7 +223,7 @@ static int read_entry(SafeTensors *st, StEntry *e, const char *name, const json_
     return GIMBAL_OK;
 }
 
-/* ---- all of them -------------------------------------------------------------------------------------------------- */
+/* ---- all of them --------------------------------------------------------------------------------------- */
 
 static int by_place(const void *a, const void *b)
 {
@@ -240,12 +246,14 @@ static int check_tiling(const SafeTensors *st, gimbal_error *err)
         if ((const uint8_t *)e->data < at)
             return bad(st, e->name, err, "overlaps another tensor");
         if ((const uint8_t *)e->data > at)
-            return bad(st, e->name, err, "%td bytes before it belong to no tensor", (const uint8_t *)e->data - at);
+            return bad(st, e->name, err, "%td bytes before it belong to no tensor",
+                       (const uint8_t *)e->data - at);
         at += e->bytes;
     }
     if (at != end)
-        return fail(err, GIMBAL_EFORMAT, "%s: %td bytes behind the last tensor: it ends at byte %td, the file has %zu",
-                    st->path, end - at, at - st->map.data, st->map.size);
+        return fail(err, GIMBAL_EFORMAT,
+                    "%s: %td bytes behind the last tensor: it ends at byte %td, the file has %zu", st->path,
+                    end - at, at - st->map.data, st->map.size);
     return GIMBAL_OK;
 }
 
@@ -371,15 +379,17 @@ bool st_is_single_checkpoint(const SafeTensors *st)
     return false;
 }
 
-/* ---- one tensor as floats ------------------------------------------------------------------------------------------- */
+/* ---- one tensor as floats ------------------------------------------------------------------------------ */
 
 static int no_such_tensor(const SafeTensors *st, const char *name, gimbal_error *err)
 {
     char list[400] = "", q[QUOTED_ROOM];
     size_t at = 0;
     for (int i = 0; i < st->count && at + QUOTED_ROOM < sizeof list; i++)
-        at += (size_t)snprintf(&list[at], sizeof list - at, "%s%s", i ? ", " : "", quoted(st->entries[i].name, q));
-    return fail(err, GIMBAL_EFORMAT, "%s: no tensor %s; it has %d: %s", st->path, quoted(name, q), st->count, list);
+        at += (size_t)snprintf(&list[at], sizeof list - at, "%s%s", i ? ", " : "",
+                               quoted(st->entries[i].name, q));
+    return fail(err, GIMBAL_EFORMAT, "%s: no tensor %s; it has %d: %s", st->path, quoted(name, q), st->count,
+                list);
 }
 
 static int read_floats(const SafeTensors *st, const char *name, float **out, int64_t n[6], gimbal_error *err)
@@ -411,7 +421,7 @@ int gimbal_tensor_read(const char *path, const char *name, float **out, int64_t 
     return code;
 }
 
-/* ---- writing ---------------------------------------------------------------------------------------------------------- */
+/* ---- writing ------------------------------------------------------------------------------------------- */
 
 /* One tensor to write: where its bytes go. */
 typedef struct {
@@ -434,7 +444,8 @@ static int measure(Item *item, const gimbal_tensor *t, const char *path, gimbal_
     int64_t bytes = types[type].bits / 8;
     for (int i = 0; i < t->nd; i++)
         if (t->n[i] < 0 || __builtin_mul_overflow(bytes, t->n[i], &bytes))
-            return fail(err, GIMBAL_EUSAGE, "%s: tensor %s has an impossible shape", path, quoted(t->name, q));
+            return fail(err, GIMBAL_EUSAGE, "%s: tensor %s has an impossible shape", path,
+                        quoted(t->name, q));
     if (bytes && !t->data)
         return fail(err, GIMBAL_EUSAGE, "%s: tensor %s has no data", path, quoted(t->name, q));
     *item = (Item){.t = t, .bytes = (size_t)bytes, .bits = types[type].bits};
@@ -479,8 +490,8 @@ static json_t *describe(const Item *item)
                      (json_int_t)item->begin, (json_int_t)(item->begin + item->bytes));
 }
 
-static int build_header(json_t *root, const Item *items, int count, const char *const *metadata, const char *path,
-                        gimbal_error *err)
+static int build_header(json_t *root, const Item *items, int count, const char *const *metadata,
+                        const char *path, gimbal_error *err)
 {
     if (metadata && metadata[0]) {
         json_t *meta = json_object();

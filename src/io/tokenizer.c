@@ -1,10 +1,11 @@
 /* tokenizer.c: CLIP's byte-pair tokenizer, id for id the slow CLIPTokenizer of transformers without ftfy.
  *
- *     text -> cut at added tokens (leftmost, longest) -> words (words.c) -> bytes as symbols, the last with </w>
- *          -> merges, lowest rank first -> ids [start, 75 tokens at most, end, padding ...]
+ *     text -> cut at added tokens (leftmost, longest) -> words (words.c)
+ *          -> bytes as symbols, the last with </w> -> merges, lowest rank first
+ *          -> ids [start, 75 tokens at most, end, padding ...]
  *
- * Special tokens, the padding token among them, are recognised inside the text. Each symbol's id is resolved when
- * the files are read, so that tokenizing looks up pairs of numbers only.
+ * Special tokens, the padding token among them, are recognised inside the text. Each symbol's id is resolved
+ * when the files are read, so that tokenizing looks up pairs of numbers only.
  *
  * Knows vocab.json, merges.txt and their companions. Refuses to know Unicode (words.c) and text encoders. */
 #include "io/io.h"
@@ -38,7 +39,7 @@ struct Tokenizer {
     Added *added;
     int n_added;
     int32_t start, end, pad, unknown; /* ids */
-    int32_t start_text, end_text;     /* ids of "<|startoftext|>", "<|endoftext|>", whatever the special tokens are */
+    int32_t start_text, end_text;     /* ids of "<|startoftext|>", "<|endoftext|>", always */
     int vocab;                        /* largest id + 1 */
     Arena arena;
 };
@@ -52,7 +53,7 @@ typedef struct {
     char dir[PATH_ROOM];
 } Loader;
 
-/* ---- ids ----------------------------------------------------------------------------------------------------- */
+/* ---- ids ----------------------------------------------------------------------------------------------- */
 
 static const Added *find_added(const Tokenizer *t, const char *text)
 {
@@ -83,21 +84,23 @@ static int read_vocab(Loader *l, gimbal_error *err)
     json_t *id;
     TRY(path_join(path, l->dir, "vocab.json", err));
     if (!is_file(path))
-        return fail_hint(err, GIMBAL_EIO, "vocab.json and merges.txt are needed (tokenizer.json alone is not read)",
+        return fail_hint(err, GIMBAL_EIO,
+                         "vocab.json and merges.txt are needed (tokenizer.json alone is not read)",
                          "%s: no such file", path);
     TRY(json_read(&l->vocab, path, err));
     json_object_foreach(l->vocab, text, id)
     {
         const json_int_t v = json_is_integer(id) ? json_integer_value(id) : -1;
         if (v < 0 || v >= INT_MAX)
-            return fail(err, GIMBAL_EFORMAT, "%s: the id of %s is not a number from 0 to 2^31-2", path, quoted(text, q));
+            return fail(err, GIMBAL_EFORMAT, "%s: the id of %s is not a number from 0 to 2^31-2", path,
+                        quoted(text, q));
         l->t->vocab = MAX(l->t->vocab, (int)v + 1);
     }
     l->vocab_tokens = (int)json_object_size(l->vocab);
     return GIMBAL_OK;
 }
 
-/* ---- special and added tokens ------------------------------------------------------------------------------------ */
+/* ---- special and added tokens -------------------------------------------------------------------------- */
 
 /* A token is text, or an object with "content". */
 static const char *content(const json_t *token)
@@ -115,7 +118,8 @@ static int add_text(Loader *l, const char *text, int64_t id, gimbal_error *err)
     if (id < 0)
         id = is_new ? l->vocab_tokens : known_id(l, text);
     if (id >= INT_MAX)
-        return fail(err, GIMBAL_EFORMAT, "%s: added token %s has the id %lld", l->dir, quoted(text, q), (long long)id);
+        return fail(err, GIMBAL_EFORMAT, "%s: added token %s has the id %lld", l->dir, quoted(text, q),
+                    (long long)id);
     if (!a && t->n_added == ADDED_MAX)
         return fail(err, GIMBAL_EFORMAT, "%s: more than %d added tokens", l->dir, ADDED_MAX);
     if (!a) {
@@ -139,7 +143,8 @@ static int add_token(Loader *l, const json_t *token, int64_t id, gimbal_error *e
     if (!text)
         return fail(err, GIMBAL_EFORMAT, "%s: an added token without text", l->dir);
     if (json_is_true(json_object_get(token, "single_word")))
-        return fail(err, GIMBAL_ENOSUP, "%s: added token %s: \"single_word\" is true; only false is supported", l->dir,
+        return fail(err, GIMBAL_ENOSUP,
+                    "%s: added token %s: \"single_word\" is true; only false is supported", l->dir,
                     quoted(text, q));
     return *text ? add_text(l, text, id, err) : GIMBAL_OK;
 }
@@ -155,7 +160,8 @@ static int add_decoder(Loader *l, const json_t *decoder, gimbal_error *err)
         char *end;
         const long long id = strtoll(key, &end, 10);
         if (end == key || *end || id < 0 || !json_is_object(token))
-            return fail(err, GIMBAL_EFORMAT, "%s: tokenizer_config.json: added token %s is not an id with an object", l->dir,
+            return fail(err, GIMBAL_EFORMAT,
+                        "%s: tokenizer_config.json: added token %s is not an id with an object", l->dir,
                         quoted(key, q));
         TRY(add_token(l, token, id, err));
     }
@@ -225,7 +231,8 @@ static const json_t *role(const Loader *l, const char *key)
 
 static int add_roles(Loader *l, gimbal_error *err)
 {
-    static const char *const keys[] = {"bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"};
+    static const char *const keys[] = {"bos_token", "eos_token", "unk_token", "sep_token",
+                                       "pad_token", "cls_token", "mask_token"};
     const json_t *lists[] = {json_object_get(l->config, "additional_special_tokens"),
                              json_object_get(l->map, "additional_special_tokens")};
     for (int i = 0; i < COUNT(keys); i++)
@@ -261,6 +268,24 @@ static int default_role(Loader *l, const char *key, const char *text, gimbal_err
                : GIMBAL_OK;
 }
 
+static int resolve_roles(Loader *l, gimbal_error *err)
+{
+    Tokenizer *t = l->t;
+    /* the unknown token counts only if the vocabulary itself has it */
+    const char *unknown = content(role(l, "unk_token"));
+    t->unknown = json_object_get(l->vocab, unknown)
+                     ? (int32_t)json_integer_value(json_object_get(l->vocab, unknown))
+                     : -1;
+    t->start = id_of(l, content(role(l, "bos_token")));
+    t->end = id_of(l, content(role(l, "eos_token")));
+    t->pad = id_of(l, content(role(l, "pad_token")));
+    t->start_text = id_of(l, "<|startoftext|>");
+    t->end_text = id_of(l, "<|endoftext|>");
+    if (t->start < 0 || t->end < 0 || t->pad < 0)
+        return fail(err, GIMBAL_EFORMAT, "%s: the vocabulary lacks the start, end or padding token", l->dir);
+    return GIMBAL_OK;
+}
+
 static int read_special(Loader *l, gimbal_error *err)
 {
     static const ConfigRule rules[] = {
@@ -291,20 +316,10 @@ static int read_special(Loader *l, gimbal_error *err)
     TRY(default_role(l, "unk_token", end, err));
     TRY(default_role(l, "pad_token", end, err));
     TRY(add_roles(l, err));
-    /* the unknown token counts only if the vocabulary itself has it */
-    const char *unknown = content(role(l, "unk_token"));
-    t->unknown = json_object_get(l->vocab, unknown) ? (int32_t)json_integer_value(json_object_get(l->vocab, unknown)) : -1;
-    t->start = id_of(l, content(role(l, "bos_token")));
-    t->end = id_of(l, content(role(l, "eos_token")));
-    t->pad = id_of(l, content(role(l, "pad_token")));
-    t->start_text = id_of(l, start);
-    t->end_text = id_of(l, end);
-    if (t->start < 0 || t->end < 0 || t->pad < 0)
-        return fail(err, GIMBAL_EFORMAT, "%s: the vocabulary lacks the start, end or padding token", l->dir);
-    return GIMBAL_OK;
+    return resolve_roles(l, err);
 }
 
-/* ---- symbols and merges ---------------------------------------------------------------------------------------------- */
+/* ---- symbols and merges -------------------------------------------------------------------------------- */
 
 /* The number of a symbol; a new one gets the next number. Negative: no memory. */
 static int32_t symbol(Loader *l, const char *text)
@@ -319,8 +334,8 @@ static int32_t symbol(Loader *l, const char *text)
     return t->symbols++;
 }
 
-/* CLIP writes each byte as one printable character: 33..126, 161..172 and 174..255 as themselves, the rest, in order,
- * from 256 on. */
+/* CLIP writes each byte as one printable character: 33..126, 161..172 and 174..255 as themselves, the rest,
+ * in order, from 256 on. */
 static void byte_text(int byte, char out[3])
 {
     int c = byte;
@@ -385,12 +400,13 @@ static int add_merge(Loader *l, int rank, char *line, const char *path, gimbal_e
     return GIMBAL_OK;
 }
 
-/* The first line of merges.txt is a heading, whatever it says; lines[n] gets the others that are not empty. */
+/* The first line of merges.txt is a heading, whatever it says; lines[n] gets the others, not empty. */
 static int cut_lines(char *text, char **lines)
 {
     char *rest = NULL;
     int n = -1;
-    for (char *line = strtok_r(text, "\r\n", &rest); line && n < MERGES_MAX; line = strtok_r(NULL, "\r\n", &rest)) {
+    for (char *line = strtok_r(text, "\r\n", &rest); line && n < MERGES_MAX;
+         line = strtok_r(NULL, "\r\n", &rest)) {
         if (line[strspn(line, " \t")] == 0)
             continue;
         if (n >= 0)
@@ -473,10 +489,11 @@ int tokenizer_vocab(const Tokenizer *t)
     return t->vocab;
 }
 
-/* ---- byte pairs --------------------------------------------------------------------------------------------------------- */
+/* ---- byte pairs ---------------------------------------------------------------------------------------- */
 
-/* One run of tokenize. A word is a linked list of symbols; `heap` holds rank << 32 | position of pairs that may still
- * stand there, `fresh` those that the merges of the present rank have made: they wait until it is done. */
+/* One run of tokenize. A word is a linked list of symbols; `heap` holds rank << 32 | position of pairs that
+ * may still stand there, `fresh` those that the merges of the present rank have made: they wait until it is
+ * done. */
 typedef struct {
     const Tokenizer *t;
     int32_t *ids;
@@ -491,7 +508,8 @@ typedef struct {
 static int emit(Run *r, int32_t id)
 {
     if (id < 0)
-        return fail(r->err, GIMBAL_EMODEL, "the tokenizer has no token for a part of the text, nor an unknown token");
+        return fail(r->err, GIMBAL_EMODEL,
+                    "the tokenizer has no token for a part of the text, nor an unknown token");
     if (r->seen < r->room)
         r->ids[r->seen] = id;
     r->seen++;
@@ -525,7 +543,7 @@ static int make_room(Run *r, size_t n)
 {
     if (n <= r->size)
         return GIMBAL_OK;
-    free(r->sym), free(r->prev), free(r->next), free(r->heap), free(r->fresh); /* scratch, grown by doubling */
+    free(r->sym), free(r->prev), free(r->next), free(r->heap), free(r->fresh); /* scratch, doubled */
     r->size = MAX(2 * r->size, MAX(n, 64));
     r->sym = alloc_array(r->size, sizeof *r->sym);
     r->prev = alloc_array(r->size, sizeof *r->prev);
@@ -593,7 +611,7 @@ static int encode_word(void *user, const char *word, size_t n)
     return GIMBAL_OK;
 }
 
-/* ---- text ------------------------------------------------------------------------------------------------------------------ */
+/* ---- text ---------------------------------------------------------------------------------------------- */
 
 /* The longest added token that stands at `text`, or NULL. */
 static const Added *added_at(const Tokenizer *t, const char *text)
@@ -633,10 +651,11 @@ int tokenize(const Tokenizer *t, const char *text, int32_t *ids, int room, int *
     if (n > TEXT_MAX)
         return fail(err, GIMBAL_EUSAGE, "the text is longer than %d bytes", TEXT_MAX);
     if (utf8_check(text, &bad) < 0)
-        return fail_hint(err, GIMBAL_EUSAGE, "save or type it as UTF-8", "the text is not UTF-8 at byte %zu", bad);
+        return fail_hint(err, GIMBAL_EUSAGE, "save or type it as UTF-8", "the text is not UTF-8 at byte %zu",
+                         bad);
     Run r = {.t = t, .ids = ids + 1, .room = room - 2, .err = err};
     const int code = encode_text(&r, text);
-    free(r.sym), free(r.prev), free(r.next), free(r.heap), free(r.fresh); /* scratch of this call */
+    free(r.sym), free(r.prev), free(r.next), free(r.heap), free(r.fresh); /* scratch */
     if (code)
         return code;
     const int kept = (int)MIN(r.seen, r.room);

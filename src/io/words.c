@@ -1,12 +1,13 @@
 /* words.c: text as CLIP's tokenizer sees it: cleaned, composed, lower-cased, cut into words.
  *
- * What transformers' slow CLIPTokenizer does without ftfy, in this order: control, format, private and unassigned
- * characters and U+FFFD are dropped; separators become spaces; CJK ideographs get spaces around them; NFC; split at
- * spaces; each word in lower case as Unicode says (U+0130 and the final sigma by hand, utf8proc has neither); each
- * word cut into  special | 's 't 're 've 'm 'll 'd | letters | one digit | other  by the first that fits.
+ * What transformers' slow CLIPTokenizer does without ftfy, in this order: control, format, private and
+ * unassigned characters and U+FFFD are dropped; separators become spaces; CJK ideographs get spaces around
+ * them; NFC; split at spaces; each word in lower case as Unicode says (U+0130 and the final sigma by hand,
+ * utf8proc has neither); each word cut into  special | 's 't 're 've 'm 'll 'd | letters | one digit | other
+ * by the first that fits.
  *
- * "Unassigned" is a matter of version. The reference is Python 3.11, hence Unicode 14.0; utf8proc knows 15.0, whose
- * additions are listed below. Knows Unicode. Refuses to know vocabularies. */
+ * "Unassigned" is a matter of version. The reference is Python 3.11, hence Unicode 14.0; utf8proc knows
+ * 15.0, whose additions are listed below. Knows Unicode. Refuses to know vocabularies. */
 #include "io/io.h"
 
 #include <stdlib.h>
@@ -19,8 +20,9 @@ typedef struct {
     Point from, to;
 } Range;
 
-static const Range ideographs[] = {{0x3400, 0x4DBF},   {0x4E00, 0x9FFF},   {0xF900, 0xFAFF},   {0x20000, 0x2A6DF},
-                                   {0x2A700, 0x2B73F}, {0x2B740, 0x2B81F}, {0x2B820, 0x2CEAF}, {0x2F800, 0x2FA1F}};
+static const Range ideographs[] = {{0x3400, 0x4DBF},   {0x4E00, 0x9FFF},   {0xF900, 0xFAFF},
+                                   {0x20000, 0x2A6DF}, {0x2A700, 0x2B73F}, {0x2B740, 0x2B81F},
+                                   {0x2B820, 0x2CEAF}, {0x2F800, 0x2FA1F}};
 
 /* New in Unicode 15.0. */
 static const Range newcomers[] = {
@@ -33,8 +35,9 @@ static const Range newcomers[] = {
     {0x2B739, 0x2B739}, {0x31350, 0x323AF}};
 
 /* Upper or lower case by decree, though their category is not a letter's, and not case-ignorable. */
-static const Range cased_others[] = {{0xAA, 0xAA},         {0xBA, 0xBA},         {0x2160, 0x217F},    {0x24B6, 0x24E9},
-                                     {0x1F130, 0x1F149}, {0x1F150, 0x1F169}, {0x1F170, 0x1F189}};
+static const Range cased_others[] = {{0xAA, 0xAA},      {0xBA, 0xBA},       {0x2160, 0x217F},
+                                     {0x24B6, 0x24E9},  {0x1F130, 0x1F149}, {0x1F150, 0x1F169},
+                                     {0x1F170, 0x1F189}};
 
 /* Punctuation that may stand inside a word: an apostrophe does not end it. */
 static const Range inside_words[] = {{0x27, 0x27},     {0x2E, 0x2E},     {0x3A, 0x3A},     {0xB7, 0xB7},
@@ -62,7 +65,7 @@ static bool is_number(Point c)
     return k >= UTF8PROC_CATEGORY_ND && k <= UTF8PROC_CATEGORY_NO;
 }
 
-/* ---- cleaning --------------------------------------------------------------------------------------------- */
+/* ---- cleaning ------------------------------------------------------------------------------------------ */
 
 /* '\0' to drop, ' ' for white space, else the character itself. */
 static Point cleaned(Point c)
@@ -131,12 +134,13 @@ static int compose(const char *text, size_t n, Point **out, size_t *count, gimba
     return GIMBAL_OK;
 }
 
-/* ---- lower case ---------------------------------------------------------------------------------------------- */
+/* ---- lower case ---------------------------------------------------------------------------------------- */
 
 static bool is_cased(Point c)
 {
     const utf8proc_category_t k = utf8proc_category(c);
-    return (k >= UTF8PROC_CATEGORY_LU && k <= UTF8PROC_CATEGORY_LT) || within(cased_others, COUNT(cased_others), c);
+    return (k >= UTF8PROC_CATEGORY_LU && k <= UTF8PROC_CATEGORY_LT) ||
+           within(cased_others, COUNT(cased_others), c);
 }
 
 static bool is_case_ignorable(Point c)
@@ -180,13 +184,13 @@ static size_t lower(const Point *word, size_t n, Point *out)
     return m;
 }
 
-/* ---- words ------------------------------------------------------------------------------------------------------ */
+/* ---- words --------------------------------------------------------------------------------------------- */
 
-/* The one mark that no alternative of the pattern takes: its other case is a letter, which "neither letter nor number"
- * excludes when case is ignored, while "letter" asks the mark itself. */
+/* The one mark that no alternative of the pattern takes: its other case is a letter, which "neither letter
+ * nor number" excludes when case is ignored, while "letter" asks the mark itself. */
 static const Point iota_subscript = 0x345;
 
-/* Length of `literal` at the start of w[n], or 0. The pattern ignores case, under which the long s equals s. */
+/* Length of `literal` at the start of w[n], or 0. Case is ignored, under which the long s equals s. */
 static size_t begins(const Point *w, size_t n, const char *literal)
 {
     size_t i = 0;
@@ -199,7 +203,8 @@ static size_t begins(const Point *w, size_t n, const char *literal)
 /* How many of w[n], n > 0, are the next piece. w[0] is not the iota subscript. */
 static size_t piece(const Point *w, size_t n)
 {
-    static const char *const literals[] = {"<|startoftext|>", "<|endoftext|>", "'s", "'t", "'re", "'ve", "'m", "'ll", "'d"};
+    static const char *const literals[] = {
+        "<|startoftext|>", "<|endoftext|>", "'s", "'t", "'re", "'ve", "'m", "'ll", "'d"};
     for (int i = 0; i < COUNT(literals); i++) {
         const size_t m = begins(w, n, literals[i]);
         if (m)
@@ -214,7 +219,8 @@ static size_t piece(const Point *w, size_t n)
     return m;
 }
 
-static int cut_word(const Point *w, size_t n, char *room, int (*word)(void *user, const char *, size_t), void *user)
+static int cut_word(const Point *w, size_t n, char *room, int (*word)(void *user, const char *, size_t),
+                    void *user)
 {
     for (size_t i = 0, m; i < n; i += m) {
         m = 1;

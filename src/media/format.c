@@ -151,7 +151,8 @@ int name_at(const Name *name, int i, char out[PATH_ROOM], gimbal_error *err)
 
 int name_sidecar(const Name *name, char out[PATH_ROOM], gimbal_error *err)
 {
-    if (snprintf(out, PATH_ROOM, "%s%s.json", name->head, name->tail) >= PATH_ROOM)
+    const char *stem = *file_part(name->head) ? "" : "frames"; /* of folder/%03d.png: no hidden file */
+    if (snprintf(out, PATH_ROOM, "%s%s%s.json", name->head, stem, name->tail) >= PATH_ROOM)
         return fail(err, GIMBAL_EUSAGE, "%s%s: the path is too long", name->head, name->tail);
     return GIMBAL_OK;
 }

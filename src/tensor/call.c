@@ -1,7 +1,8 @@
 /* call.c: one call of an operator as data: its tensors and weights, its text, its equal, and its execution.
  *
- * The plan compares calls, the probe groups them, the tape walks them back, opcheck runs them: all through
- * here. Knows what a Call holds. Refuses to know how a kernel works and why a call was made. */
+ * The plan compares calls, the probe groups them, the tape walks them back, opcheck runs them: through here.
+ *
+ * Knows what a Call holds. Refuses to know how a kernel works and why a call was made. */
 #include "tensor/core.h"
 
 #include <inttypes.h>

@@ -18,8 +18,7 @@ enum { CALL_TENSORS = 2 * MAX_KV + 3, CALL_WEIGHTS = 3 };
 
 /* ---- tensor.c ---- */
 
-/* A dense tensor without data, from the arena of the current mode. NULL with an error for impossible sizes.
- */
+/* A dense tensor without data, from the arena of the current mode. Impossible sizes are an error. */
 Tensor *header(Cx *, DType, int nd, const int64_t *n);
 /* The same from a given arena. */
 Tensor *header_in(Cx *, Arena *, DType, int nd, const int64_t *n);
@@ -58,8 +57,7 @@ enum { READS_IN = 1, READS_OUT = 2 };
 int backward_reads(OpCode);
 /* The first backend of the chain that does this call; sets call->scratch. NULL with an error. */
 const Backend *call_choose(Cx *, Call *, bool backward);
-/* What differs between two calls, or NULL. places: weights and memory count, not only shapes and attributes.
- */
+/* What differs between two calls, or NULL. places: weights and memory count too, not only shapes. */
 const char *call_difference(const Call *, const Call *, bool places);
 /* "conv2d [2,8,8,4]x[32,4,3,3] conv_in.weight" */
 int call_text(const Call *, Way, char *out, size_t room);
@@ -98,8 +96,8 @@ typedef struct {
 } Slot;
 enum { SLOT_ALIGN = 64 };
 
-/* Gives offsets to all slots. *bytes: of the whole block; *bound: the largest sum alive at one step. false: no
- * memory for the tables. */
+/* Gives offsets to all slots. *bytes: of the whole block; *bound: the largest sum alive at one step. false:
+ * no memory for the tables. */
 bool pack_slots(Slot *, int n, int n_steps, size_t *bytes, size_t *bound);
 
 /* ---- tape.c ---- */

@@ -1,10 +1,11 @@
 /* pack.c: offsets for memory whose lifetimes are known.
  *
- * Slots that live at the same step must not share bytes. Packing is greedy: in some order, each slot goes to the
- * lowest offset that no placed slot of overlapping life covers. The order decides, so several are tried: by size,
- * by length of life, by birth; and each is improved by moving the slot that sticks out highest to the front and
- * placing all again, which is what a person would do. The search ends at the bound, the largest sum of bytes alive
- * at one step, or after a fixed amount of work: the same slots get the same offsets everywhere.
+ * Slots that live at the same step must not share bytes. Packing is greedy: in some order, each slot goes to
+ * the lowest offset that no placed slot of overlapping life covers. The order decides, so several are tried:
+ * by size, by length of life, by birth; and each is improved by moving the slot that sticks out highest to
+ * the front and placing all again, which is what a person would do. The search ends at the bound, the largest
+ * sum of bytes alive at one step, or after a fixed amount of work: the same slots get the same offsets
+ * everywhere.
  *
  * Knows intervals and bytes. Refuses to know what lies there. */
 #include "tensor/core.h"
@@ -28,7 +29,8 @@ static size_t live_bound(const Slot *slots, int n, int n_steps, int64_t *change)
     return (size_t)most;
 }
 
-/* Lowest offset for slot s beside those already placed, which are sorted by offset; *at: where to put it in them. */
+/* Lowest offset for slot s beside those already placed, which are sorted by offset; *at: where to put it in
+ * them. */
 static size_t lowest_fit(const Slot *slots, const Slot *s, const int *placed, int n, int *at)
 {
     size_t end = 0;
@@ -52,8 +54,8 @@ static size_t lowest_fit(const Slot *slots, const Slot *s, const int *placed, in
     return end;
 }
 
-/* Gives every slot an offset, in the given order; returns the bytes of the whole block and the place in the order of
- * the slot that ends there. */
+/* Gives every slot an offset, in the given order; returns the bytes of the whole block and the place in the
+ * order of the slot that ends there. */
 static size_t place_in_order(Slot *slots, const int *order, int n, int *placed, int *highest)
 {
     size_t total = 0;
@@ -100,7 +102,8 @@ typedef struct {
     size_t *best, bytes, bound; /* best: offsets of the tightest packing so far, which has `bytes` */
 } Search;
 
-/* Places from the present order, up to `rounds` times, each time with the slot that sticks out moved to the front. */
+/* Places from the present order, up to `rounds` times, each time with the slot that sticks out moved to the
+ * front. */
 static void improve(Search *s, int rounds)
 {
     for (int k = 0; k < rounds && s->bytes > s->bound; k++) {
@@ -121,8 +124,13 @@ bool pack_slots(Slot *slots, int n, int n_steps, size_t *bytes, size_t *bound)
 {
     static int (*const orders[])(const void *, const void *, void *) = {by_size, by_life, by_birth};
     const size_t room = (size_t)MAX(n, 1);
-    Search s = {slots, n, alloc_array(room, sizeof(int)), alloc_array(room, sizeof(int)),
-                alloc_array(room, sizeof(size_t)), SIZE_MAX, 0};
+    Search s = {slots,
+                n,
+                alloc_array(room, sizeof(int)),
+                alloc_array(room, sizeof(int)),
+                alloc_array(room, sizeof(size_t)),
+                SIZE_MAX,
+                0};
     int64_t *change = alloc_array((size_t)n_steps + 2, sizeof *change);
     const bool ok = s.order && s.placed && s.best && change;
     if (ok)

@@ -1,15 +1,16 @@
-/* plan.c: the dry run, lifetimes, packed offsets, and the replay.
+/* plan.c: the dry run, lifetimes, and the replay.
  *
- *     dry    every call becomes a step: kernel chosen, result and scratch become slots, inputs' lives
- * prolonged pack   slots that live at the same time get disjoint bytes of one block; 64-byte aligned run step
- * k of the run must be step k of the plan; its kernel runs at its place
+ *     dry    every call becomes a step: kernel chosen, result and scratch become slots, inputs live on
+ *     pack   slots that live at the same time get disjoint bytes of one block (pack.c)
+ *     run    step k of the run must be step k of the plan; its kernel runs at its place
  *
- * A slot lives over steps [first, last]. Packing is greedy: slots in some order, each at the lowest offset
- * that no slot of overlapping life covers. plan_bound, the largest sum of bytes alive at one step, is what no
- * packing beats.
+ * A slot lives over steps [first, last], through all views of it. plan_bound, the largest sum of bytes alive
+ * at one step, is what no packing beats.
  *
  * Compiled with GIMBAL_POISON, every slot is filled with NaNs once it is dead, so that a wrong lifetime
- * shows. Knows calls and bytes. Refuses to know what operators compute. */
+ * shows.
+ *
+ * Knows calls and bytes. Refuses to know what operators compute. */
 #include "tensor/core.h"
 
 #include <limits.h>

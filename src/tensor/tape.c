@@ -1,10 +1,9 @@
-/* tape.c: gradients by walking recorded calls backwards, and blocks that run again instead of being
- * remembered.
+/* tape.c: gradients by walking recorded calls backwards, and blocks that run again to save their memory.
  *
  *     forward    y = f(x, w)  is written down when x or w wants a gradient
  *     backward   in reverse:  dx += f'(x, w) dy,  dw += ...
- *     block      remembers its inputs and result; in backward it runs once more on a tape of its own, which
- * is walked with the gradient of the old result. The same kernels on the same bits: same gradients.
+ *     block      keeps its inputs and result; backward runs it once more on a tape of its own and walks that
+ *                with the gradient of the old result. Same kernels on the same bits: same gradients.
  *
  * Gradients of tensors are tensors like others: born zeroed at their first use, planned, dead after their
  * last. A view has none of its own; grad_of points into its owner's. Gradients of weights live outside every
@@ -147,8 +146,8 @@ static int block_backward(Cx *cx, Node *node)
     Tensor *out = node->graph(cx, node->self, node->in);
     cx->tape = NULL;
     if (out) {
-        owner(out)->grad =
-            owner(node->call.out)->grad; /* same shape; the old result's own data may be dead */
+        /* the same shape; the old result's own data may be dead by now */
+        owner(out)->grad = owner(node->call.out)->grad;
         walk(cx, inner);
     }
     tape_free(inner);

@@ -1,4 +1,5 @@
-/* fuzz_safetensors.c: any bytes as a safetensors file. What opens must lie inside the file: all of it is read. */
+/* fuzz_safetensors.c: any bytes as a safetensors file. What opens must lie inside the file: all of it is
+ * read. */
 #include "tests/fuzz/fuzz.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)

@@ -1,10 +1,12 @@
-/* fuzz_tokenizer.c: bytes cut at 0xFE into vocab.json, merges.txt, tokenizer_config.json, special_tokens_map.json and a text.
- * With less than five parts the last is a text for the tiny vocabulary of the golden model (run from the checkout's top). */
+/* fuzz_tokenizer.c: bytes cut at 0xFE into vocab.json, merges.txt, tokenizer_config.json,
+ * special_tokens_map.json and a text. With less than five parts the last is a text for the tiny vocabulary of
+ * the golden model (run from the checkout's top). */
 #include "tests/fuzz/fuzz.h"
 
 #include <fcntl.h>
 
-static const char *const names[] = {"vocab.json", "merges.txt", "tokenizer_config.json", "special_tokens_map.json"};
+static const char *const names[] = {"vocab.json", "merges.txt", "tokenizer_config.json",
+                                    "special_tokens_map.json"};
 
 static void encode(const Tokenizer *t, const uint8_t *text, size_t n)
 {

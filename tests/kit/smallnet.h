@@ -1,8 +1,7 @@
-/* smallnet.h: a network of a few thousand parameters that uses every operator, for the tests of plan and
- * tape.
+/* smallnet.h: a network of a few thousand parameters that uses every operator, for t_plan and t_tape.
  *
- *     x [B*F,5,3,3] -> conv_in -> resnet(time) -> attention(text) -> down -> over time -> up, concat ->
- * resnet -> conv_out
+ *     x [B*F,5,3,3] -> conv_in -> resnet(time) -> attention(text) -> down -> over time -> up
+ *       -> concat with the resnet's result -> resnet -> conv_out
  *
  * Sizes are odd and not square. Parameters are random and the network's own memory. */
 #ifndef SMALLNET_H
@@ -179,7 +178,7 @@ static inline Tensor *sn_time(Cx *cx, void *self, Tensor **in)
     Tensor *v = op_channels(cx, qkv, 2 * SN_C, SN_C);
     h = op_attention(cx, q, &(Kv){k, v, KV_SELF}, 1,
                      (AttnArg){.heads = 1, .frames = SN_FRAMES, .in_time = true});
-    return op_linear(cx, h, &net->tout[0], (Epi){.bias = &net->tout[1], .add = x});
+    return op_linear(cx, h, &net->tout[0], (Epi){.bias = &net->tout[1], .act = ACT_QUICK_GELU, .add = x});
 }
 
 /* in: x [B*F,H,W,3], time [B,8], text [B,L,6] -> [B*F,H,W,3] */

@@ -69,7 +69,7 @@ INLINE void soften(Group *g, int64_t count, Lanes *s, Lanes *fade)
         const float *row = (const float *)&s[j];
 #pragma omp simd
         for (int i = 0; i < LANES; i++)
-            top[i] = row[i] > top[i] ? row[i] : top[i];
+            top[i] = choose(row[i] > top[i], row[i], top[i]);
     }
     float shrink[LANES];
 #pragma omp simd

@@ -13,12 +13,24 @@
 
 #define INLINE static inline __attribute__((always_inline))
 
+/* condition ? a : b on bits: the compiler would make branches of it, and no vectors. */
+INLINE float choose(int condition, float a, float b)
+{
+    uint32_t p, q;
+    const uint32_t mask = 0u - (uint32_t)condition;
+    memcpy(&p, &a, sizeof p);
+    memcpy(&q, &b, sizeof q);
+    p = (p & mask) | (q & ~mask);
+    memcpy(&a, &p, sizeof a);
+    return a;
+}
+
 /* 2^n * e^r with n = round(x / ln 2): adding 1.5 * 2^23 rounds, and leaves n in the low bits. */
 INLINE float exp_f(float x)
 {
     const float round = 12582912.0f;
-    x = x < -87.0f ? -87.0f : x;
-    x = x > 88.0f ? 88.0f : x;
+    x = choose(x < -87.0f, -87.0f, x);
+    x = choose(x > 88.0f, 88.0f, x);
     const float t = x * 1.44269504f + round, n = t - round;
     const float r = (x - n * 0.693145752f) - n * 1.42860677e-6f;
     float p = 1.381453724e-3f;
@@ -47,7 +59,7 @@ INLINE float quick_gelu_f(float x)
 /* max(x, 0) - |x| * Q(|x|), where Q(a) = P(X > a) = exp(-a*a/2) * t * poly(t), t = 1 / (1 + 0.35 a). */
 INLINE float gelu_f(float x)
 {
-    const float a = x < 0 ? -x : x, t = 1.0f / (1.0f + 0.35f * a);
+    const float a = choose(x < 0, -x, x), t = 1.0f / (1.0f + 0.35f * a);
     float p = -2.909554595e-2f;
     p = p * t + 1.437216979e-1f;
     p = p * t - 2.551866018e-1f;
@@ -57,7 +69,7 @@ INLINE float gelu_f(float x)
     p = p * t + 1.198824477e-1f;
     p = p * t + 1.398547897e-1f;
     p = p * t + 1.396218260e-1f;
-    return (x > 0 ? x : 0.0f) - a * (exp_f(-0.5f * a * a) * (t * p));
+    return choose(x > 0, x, 0.0f) - a * (exp_f(-0.5f * a * a) * (t * p));
 }
 
 #endif

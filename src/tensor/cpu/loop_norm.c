@@ -9,6 +9,8 @@
  * Chunks are merged in order, in double: any number of threads gives the same bytes. LayerNorm is row by row. */
 #include "tensor/cpu/loop.h"
 
+enum { PARTS = 16 }; /* partial sums of a row */
+
 typedef struct {
     double mean, dev; /* dev: sum of squared deviations */
 } Partial;
@@ -142,19 +144,33 @@ static int group_norm(Cx *cx, const Call *call, const float *scale, const float 
     return 0;
 }
 
+/* Sum of (x - about)^power over one row, power 1 or 2, in 16 partial sums: one long float sum would lose digits. */
+INLINE double row_sum(const float *x, int64_t C, float about, int power)
+{
+    float part[PARTS] = {0};
+    int64_t c = 0;
+    for (; c + PARTS <= C; c += PARTS)
+#pragma omp simd
+        for (int i = 0; i < PARTS; i++) {
+            const float d = x[c + i] - about;
+            part[i] += power == 2 ? d * d : d;
+        }
+    for (; c < C; c++) {
+        const float d = x[c] - about;
+        part[c % PARTS] += power == 2 ? d * d : d;
+    }
+    double sum = 0;
+    for (int i = 0; i < PARTS; i++)
+        sum += part[i];
+    return sum;
+}
+
 CLONES static void layer_norm_rows(const float *x, int64_t ld, int64_t rows, int64_t C, const float *scale,
                                    const float *shift, float eps, bool silu, float *y)
 {
     for (int64_t r = 0; r < rows; r++, x += ld, y += C) {
-        float sum = 0, dev = 0;
-#pragma omp simd reduction(+ : sum)
-        for (int64_t c = 0; c < C; c++)
-            sum += x[c];
-        const float mean = sum / (float)C;
-#pragma omp simd reduction(+ : dev)
-        for (int64_t c = 0; c < C; c++)
-            dev += (x[c] - mean) * (x[c] - mean);
-        const float over = (float)(1 / sqrt((double)dev / (double)C + eps));
+        const float mean = (float)(row_sum(x, C, 0, 1) / (double)C);
+        const float over = (float)(1 / sqrt(row_sum(x, C, mean, 2) / (double)C + eps));
 #pragma omp simd
         for (int64_t c = 0; c < C; c++)
             y[c] = (x[c] - mean) * over * scale[c] + shift[c];

@@ -1,0 +1,435 @@
+/* generate.c: gimbal generate: prompts to clips.
+ *
+ * Order: flags and what they contradict, then places, then the model, then the cost, then the work. A run
+ * that cannot succeed is refused as early as it can be known. Several clips (--count, --prompts) share one
+ * opened model.
+ *
+ * Where a value comes from: flag > recipe of --again > the model's files.
+ * Refuses to know how a clip is made (clip.c). */
+#include "app/app.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+
+typedef struct {
+    gimbal_settings s; /* first: the flags of gimbal_setting_options */
+    const char *model, *motion, *output, *latents, *reinit_noise, *save_latents, *save_passes, *again,
+        *prompts;
+    double fps;
+    int count, dry_run, json, quiet;
+} Flags;
+
+#define AT(field) offsetof(Flags, field)
+#define TEXT(name, field, help)                                                                              \
+    {                                                                                                        \
+        name, help, GIMBAL_TEXT, AT(field), 0, 0, 0, NULL, NULL                                              \
+    }
+#define BOOL(name, field, help)                                                                              \
+    {                                                                                                        \
+        name, help, GIMBAL_BOOL, AT(field), 0, 0, 1, NULL, NULL                                              \
+    }
+static const gimbal_option options[] = {
+    TEXT("model", model, "a model folder in diffusers layout"),
+    TEXT("motion", motion, "motion adapter, a folder or file; without it MODEL/motion_adapter"),
+    TEXT("output", output, "OUT, also -o: clip.mp4 .gif .y4m, f%03d.png, or .safetensors (frames)"),
+    {"fps", "frames per second", GIMBAL_REAL, AT(fps), 8, 0.01, 1000, NULL, NULL},
+    {"count", "clips with seeds S, S+1, ...; OUT gets -0001 before the ending, or holds a %d", GIMBAL_INT,
+     AT(count), 1, 1, 9999, NULL, NULL},
+    TEXT("prompts", prompts, "a file with one prompt a line, instead of --prompt"),
+    TEXT("again", again, "make a clip once more from its recipe; other flags change it"),
+    TEXT("latents", latents, "file with the initial noise: tensor \"latents\" [1,4,F,h,w]"),
+    TEXT("reinit-noise", reinit_noise,
+         "file with fresh noise of later passes: tensors \"pass1\", \"pass2\", ..."),
+    TEXT("save-latents", save_latents, "file for the result before decoding: tensor \"latents\""),
+    TEXT("save-passes", save_passes, "folder for the clip after every pass: pass1.mp4, pass2.mp4, ..."),
+    BOOL("dry-run", dry_run, "only say what it would take"),
+    BOOL("json", json, "one JSON object per clip on stdout"),
+    BOOL("quiet", quiet, "no progress, no notes"),
+    {.name = NULL},
+};
+
+/* What stays the same for all clips of one call. */
+typedef struct {
+    const Args *args;
+    Flags flags;
+    gimbal_recipe *recipe; /* of --again, or NULL */
+    char *recipe_text, *latents, *reinit_noise;
+    gimbal_engine *engine;
+    char *prompt_file;
+    const char **prompts; /* lines of prompt_file, or one entry: NULL for the settings' own */
+    int n_prompts;
+} Job;
+
+/* ---- what can be refused without a model
+ * --------------------------------------------------------------------------- */
+
+static int check_utf8(const char *what, const char *text, gimbal_error *err)
+{
+    json_t *valid = text ? json_string(text) : NULL;
+    json_decref(valid);
+    return !text || valid
+               ? GIMBAL_OK
+               : complain(err, GIMBAL_EUSAGE, "convert it: iconv -t UTF-8", "%s is not UTF-8", what);
+}
+
+static int check_prompts(const Flags *f, gimbal_error *err)
+{
+    if (f->prompts && f->s.prompt)
+        return complain(err, GIMBAL_EUSAGE, NULL, "--prompt and --prompts are both given");
+    if (!f->prompts && !f->s.prompt && !f->again)
+        return complain(err, GIMBAL_EUSAGE, "--prompt \"a large red circle moving right\"",
+                        "--prompt is missing");
+    TRY(check_utf8("--prompt", f->s.prompt, err));
+    return check_utf8("--negative", f->s.negative, err);
+}
+
+/* The folder of --save-passes is made at the end; now it must be one, or be possible. */
+static int check_folder(const char *path, gimbal_error *err)
+{
+    struct stat st;
+    if (stat(path, &st))
+        return check_place(path, err);
+    if (!S_ISDIR(st.st_mode))
+        return complain(err, GIMBAL_EIO, NULL, "--save-passes %s: is a file, expected a folder", path);
+    char *inside;
+    if (asprintf(&inside, "%s/pass1", path) < 0)
+        return fail_memory(err);
+    const int code = check_place(inside, err);
+    free(inside);
+    return code;
+}
+
+static int check_outputs(const Flags *f, gimbal_error *err)
+{
+    if (!f->output)
+        return complain(err, GIMBAL_EUSAGE, "-o clip.mp4", "-o is missing: where should the clip go?");
+    char *name = names_clips(f->output) ? numbered_path(f->output, 1) : strdup(f->output);
+    if (!name)
+        return fail_memory(err);
+    int code = output_check(name, f->fps, err);
+    if (!code && f->s.frames)
+        code = output_fits(name, 16, 16, f->s.frames, f->fps, err);
+    free(name);
+    TRY(code);
+    if (f->save_latents)
+        TRY(check_place(f->save_latents, err));
+    return f->save_passes ? check_folder(f->save_passes, err) : GIMBAL_OK;
+}
+
+static int check_flags(const Args *args, const Flags *f, gimbal_error *err)
+{
+    if (args->n_words)
+        return complain(err, GIMBAL_EUSAGE, "put a prompt of several words in quotes",
+                        "\"%.60s\": unexpected argument", args->words[0]);
+    if (!f->model && !f->again)
+        return complain(err, GIMBAL_EUSAGE, "a folder in diffusers layout, e.g. models/toyworld",
+                        "--model is missing");
+    TRY(check_prompts(f, err));
+    return check_outputs(f, err);
+}
+
+/* ---- prompts of a file
+ * ---------------------------------------------------------------------------------------------- */
+
+static int read_text(const char *path, char **out, gimbal_error *err)
+{
+    enum { MOST = 1 << 24 };
+    FILE *file = fopen(path, "rb");
+    size_t n = 0;
+    *out = file ? malloc(MOST + 1) : NULL;
+    if (*out)
+        n = fread(*out, 1, MOST + 1, file);
+    const bool failed = file && ferror(file);
+    const int reason = errno;
+    if (file)
+        fclose(file);
+    if (!file || failed)
+        return complain(err, GIMBAL_EIO, NULL, "--prompts %s: %s", path, strerror(reason));
+    if (!*out)
+        return fail_memory(err);
+    if (n > MOST)
+        return complain(err, GIMBAL_EFORMAT, NULL, "--prompts %s: larger than %d bytes", path, MOST);
+    (*out)[n] = 0;
+    return strlen(*out) == n ? GIMBAL_OK
+                             : complain(err, GIMBAL_EFORMAT, NULL, "--prompts %s: holds a zero byte", path);
+}
+
+/* One prompt a line; empty lines are none. */
+static int split_prompts(Job *job, gimbal_error *err)
+{
+    size_t lines = 1;
+    for (const char *c = job->prompt_file; *c; c++)
+        lines += *c == '\n';
+    job->prompts = calloc(lines, sizeof *job->prompts);
+    if (!job->prompts)
+        return fail_memory(err);
+    char *rest;
+    for (char *line = strtok_r(job->prompt_file, "\r\n", &rest); line; line = strtok_r(NULL, "\r\n", &rest)) {
+        char what[64];
+        job->prompts[job->n_prompts++] = line;
+        snprintf(what, sizeof what, "prompt %d of --prompts", job->n_prompts);
+        TRY(check_utf8(what, line, err));
+    }
+    return job->n_prompts
+               ? GIMBAL_OK
+               : complain(err, GIMBAL_EUSAGE, NULL, "--prompts %s: no prompt in it", job->flags.prompts);
+}
+
+static int find_prompts(Job *job, gimbal_error *err)
+{
+    if (job->flags.prompts) {
+        TRY(read_text(job->flags.prompts, &job->prompt_file, err));
+        return split_prompts(job, err);
+    }
+    job->prompts = calloc(1, sizeof *job->prompts);
+    job->n_prompts = 1;
+    return job->prompts ? GIMBAL_OK : fail_memory(err);
+}
+
+/* ---- --again
+ * ------------------------------------------------------------------------------------------------------------
+ */
+
+/* The program's own part of a recipe: flags win over it. */
+static int apply_own_part(Job *job, gimbal_error *err)
+{
+    json_t *root = json_loads(job->recipe_text, 0, NULL);
+    const json_t *fps = json_object_get(root, "fps");
+    const char *latents = json_string_value(json_object_get(root, "latents"));
+    const char *noise = json_string_value(json_object_get(root, "reinit-noise"));
+    Flags *f = &job->flags;
+    if (json_is_number(fps) && !args_has(job->args, "fps"))
+        f->fps = json_number_value(fps);
+    if (latents && !f->latents)
+        f->latents = job->latents = strdup(latents);
+    if (noise && !f->reinit_noise)
+        f->reinit_noise = job->reinit_noise = strdup(noise);
+    const bool no_memory = (latents && !f->latents) || (noise && !f->reinit_noise);
+    json_decref(root);
+    return no_memory ? fail_memory(err) : GIMBAL_OK;
+}
+
+static int read_again(Job *job, gimbal_error *err)
+{
+    Flags *f = &job->flags;
+    if (!f->again)
+        return GIMBAL_OK;
+    TRY(recipe_read(f->again, &job->recipe_text, err));
+    if (!job->recipe_text)
+        return complain(err, GIMBAL_EFORMAT, "only clips made by gimbal carry one",
+                        "%s: no recipe in it or beside it", f->again);
+    TRY(gimbal_recipe_parse(&job->recipe, job->recipe_text, err));
+    if (!f->model) {
+        f->model = gimbal_recipe_model(job->recipe);
+        f->motion = f->motion ? f->motion : gimbal_recipe_motion(job->recipe);
+    }
+    return apply_own_part(job, err);
+}
+
+static void warn_other_model(const Job *job)
+{
+    const char *was = job->recipe ? gimbal_recipe_identity(job->recipe) : NULL;
+    const char *is = gimbal_identity(job->engine);
+    if (was && strcmp(was, is))
+        fprintf(stderr,
+                "gimbal: warning: %s was made by another model (identity %.12s..., this one is %.12s...): "
+                "the clip will "
+                "differ\n",
+                job->flags.again, was, is);
+}
+
+/* The model's defaults, under the recipe, under the flags. */
+static int resolve(Job *job, gimbal_settings *out, gimbal_error *err)
+{
+    Flags all = job->flags;
+    gimbal_defaults(&all.s, job->engine);
+    if (job->recipe)
+        TRY(gimbal_recipe_apply(job->recipe, &all.s, err));
+    TRY(args_apply(job->args, &all, err));
+    *out = all.s;
+    if (!job->flags.quiet && out->cfg <= 1 && args_has(job->args, "negative") && *out->negative)
+        fprintf(stderr, "gimbal: note: --negative has no effect at --cfg %g: guidance is off\n", out->cfg);
+    return GIMBAL_OK;
+}
+
+/* ---- results
+ * ----------------------------------------------------------------------------------------------------------------
+ */
+
+static json_t *seed_json(uint64_t seed)
+{
+    char text[24];
+    if (seed <= INT64_MAX)
+        return json_integer((json_int_t)seed);
+    snprintf(text, sizeof text, "%llu", (unsigned long long)seed);
+    return json_string(text);
+}
+
+static json_t *result_json(const Clip *clip)
+{
+    const gimbal_settings *s = &clip->settings;
+    return json_pack("{s:i, s:o, s:o, s:f, s:i, s:i, s:i, s:i, s:f, s:I, s:O}", "schema", 1, "output",
+                     json_text(clip->output), "seed", seed_json(s->seed), "seconds", clip->seconds, "passes",
+                     clip->passes, "frames", s->frames, "width", s->width, "height", s->height, "fps",
+                     clip->fps, "peak_anon_bytes", (json_int_t)clip->progress.peak_anon, "recipe",
+                     clip->recipe);
+}
+
+static int report(const Job *job, const Clip *clip, gimbal_error *err)
+{
+    const gimbal_settings *s = &clip->settings;
+    char memory[24];
+    if (!job->flags.quiet)
+        fprintf(stderr, "%s: %d frames of %dx%d, %d pass%s, seed %llu, %.1f s, %s\n", clip->output, s->frames,
+                s->width, s->height, clip->passes, clip->passes > 1 ? "es" : "", (unsigned long long)s->seed,
+                clip->seconds, print_bytes(clip->progress.peak_anon, memory));
+    if (job->flags.json)
+        return print_json(result_json(clip), err);
+    puts(clip->output);
+    return flush_stdout(err);
+}
+
+/* Bytes of the library's plan and of writing the clip, which run at the same time. */
+static uint64_t total_bytes(const Clip *clip, const gimbal_cost *cost)
+{
+    const gimbal_settings *s = &clip->settings;
+    return cost->anon_bytes + output_bytes(clip->output, s->width, s->height, s->frames);
+}
+
+static int report_dry(const Job *job, const Clip *clip, const gimbal_cost *cost, gimbal_error *err)
+{
+    const uint64_t anon = total_bytes(clip, cost);
+    json_t *out =
+        json_pack("{s:i, s:b, s:o, s:{s:i, s:i, s:f, s:f, s:f, s:I, s:I, s:I, s:I, s:I}, s:O}", "schema", 1,
+                  "dry_run", 1, "output", json_text(clip->output), "cost", "passes", cost->passes, "calls",
+                  cost->calls, "relative", cost->relative, "seconds", cost->seconds, "flops", cost->flops,
+                  "anon_bytes", (json_int_t)anon, "work_bytes", (json_int_t)cost->work_bytes, "pack_bytes",
+                  (json_int_t)cost->pack_bytes, "host_bytes", (json_int_t)cost->host_bytes, "mapped_bytes",
+                  (json_int_t)cost->mapped_bytes, "recipe", clip->recipe);
+    if (job->flags.json || !out)
+        return print_json(out, err);
+    print_tree(out, 0, stdout);
+    json_decref(out);
+    return flush_stdout(err);
+}
+
+static void announce(const Clip *clip, const gimbal_cost *cost, int clips)
+{
+    char memory[24], each[40] = "";
+    if (clips > 1)
+        snprintf(each, sizeof each, "each of %d clips: ", clips);
+    fprintf(stderr, "%s%d pass%s, %d network calls (%.1fx plain), about %.0f s, %s\n", each, cost->passes,
+            cost->passes > 1 ? "es" : "", cost->calls, cost->relative, cost->seconds < 1 ? 1 : cost->seconds,
+            print_bytes(total_bytes(clip, cost), memory));
+}
+
+/* ---- the work
+ * ------------------------------------------------------------------------------------------------------------------
+ */
+
+/* number: 0 for the only clip, else from 1. The names live until the clip has ended. */
+static int make_clip(Job *job, const gimbal_settings *s, const gimbal_cost *cost, int number, int clips,
+                     gimbal_error *err)
+{
+    const Flags *f = &job->flags;
+    const bool numbered = number || names_clips(f->output);
+    char *output = numbered ? numbered_path(f->output, number ? number : 1) : strdup(f->output),
+         *latents = NULL;
+    int code = GIMBAL_OK;
+    if (f->save_latents)
+        latents = number ? numbered_path(f->save_latents, number) : strdup(f->save_latents);
+    if (!output || (f->save_latents && !latents))
+        code = fail_memory(err);
+    Clip clip = {.engine = job->engine,
+                 .settings = *s,
+                 .output = output,
+                 .latents = f->latents,
+                 .reinit_noise = f->reinit_noise,
+                 .save_latents = latents,
+                 .save_passes = f->save_passes,
+                 .fps = f->fps,
+                 .number = number,
+                 .passes = cost->passes,
+                 .progress = progress_begin(f->quiet)};
+    if (!code)
+        code = clip_begin(&clip, err);
+    if (!code && !f->quiet && !f->dry_run && number <= 1)
+        announce(&clip, cost, clips);
+    if (!code && f->dry_run) {
+        code = report_dry(job, &clip, cost, err);
+    } else if (!code) {
+        code = clip_make(&clip, err);
+        code = code ? code : report(job, &clip, err);
+    }
+    clip_end(&clip);
+    free(output);
+    free(latents);
+    return code;
+}
+
+static int make_clips(Job *job, gimbal_error *err)
+{
+    gimbal_settings s;
+    TRY(resolve(job, &s, err));
+    const int clips = job->n_prompts * job->flags.count;
+    gimbal_cost cost; /* of each: prompts and seeds change nothing */
+    TRY(gimbal_predict(job->engine, &s, &cost, err));
+    TRY(check_signals(err));
+    for (int i = 0; i < clips; i++) {
+        gimbal_settings one = s;
+        if (job->prompts[i / job->flags.count])
+            one.prompt = job->prompts[i / job->flags.count];
+        one.seed = s.seed + (uint64_t)(i % job->flags.count);
+        TRY(check_utf8("the prompt", one.prompt, err));
+        if (i % job->flags.count == 0)
+            TRY(warn_truncated(job->engine, "prompt", one.prompt, err));
+        TRY(make_clip(job, &one, &cost, clips > 1 ? i + 1 : 0, clips, err));
+    }
+    return GIMBAL_OK;
+}
+
+static int run_job(Job *job, gimbal_error *err)
+{
+    Flags *f = &job->flags;
+    args_defaults(&command_generate, f);
+    TRY(args_apply(job->args, f, err));
+    TRY(check_flags(job->args, f, err));
+    TRY(find_prompts(job, err));
+    TRY(read_again(job, err));
+    TRY(open_model(&job->engine, f->model, f->motion, f->quiet, err));
+    warn_other_model(job);
+    TRY(check_signals(err));
+    if (f->s.negative)
+        TRY(warn_truncated(job->engine, "negative prompt", f->s.negative, err));
+    return make_clips(job, err);
+}
+
+static int run(const Args *args, gimbal_error *err)
+{
+    Job job = {.args = args};
+    const int code = run_job(&job, err);
+    gimbal_close(job.engine);
+    gimbal_recipe_free(job.recipe);
+    free(job.recipe_text);
+    free(job.latents);
+    free(job.reinit_noise);
+    free(job.prompt_file);
+    free(job.prompts);
+    return code;
+}
+
+const Command command_generate = {
+    .name = "generate",
+    .usage = "generate --model DIR [--motion DIR|FILE] --prompt TEXT -o OUT [flags]",
+    .help =
+        "Turns a prompt into a clip. Prints OUT, or with --json a JSON object with all settings and figures.",
+    .options = options,
+    .takes_settings = true,
+    .more =
+        "registries with knobs of their own: gimbal help noise, gimbal help reinit, gimbal help sampler\n"
+        "example: gimbal generate --model models/toyworld --prompt \"a large red circle moving right over a\n"
+        "         checkered black background\" --cfg 5 --reinit freeinit:passes=3 -o steady.mp4\n",
+    .run = run,
+};
