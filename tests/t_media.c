@@ -269,6 +269,7 @@ static void pictures_and_y4m_lose_nothing_but_rounding(void **state)
     write_clip(at("c.y4m"), W, H, FRAMES);
     r = read_clip(at("c.y4m"), W, H);
     check(r.largest <= 2, "y4m: largest difference %d", r.largest);
+    assert_int_equal(r.info.frames, FRAMES);
     assert_int_equal(r.info.width, W);
     files(1);
 }

@@ -9,6 +9,8 @@
 
 #include "tests/kit/smallnet.h"
 
+#include <time.h>
+
 static SmallNet net;
 static SnData data;
 static gimbal_error err;
@@ -248,13 +250,14 @@ static void thousands_of_calls_are_planned_in_a_moment(void **state)
     open_all(1);
     Shape s = {6, 10};
     in[0] = tensor_input(&cx, F32, 4, (int64_t[]){2, 128, 64, 8}, NULL);
-    const double start = seconds_now();
+    const clock_t start = clock(); /* of the processor: other programs may be running */
     for (int i = 0; i < 10; i++) {
         Plan *p = plan_make(&cx, u_shape, &s, in);
         check(p && p->n_steps > 400, "%.400s", err.msg);
         plan_free(p);
     }
-    check(seconds_now() - start < 2, "10 plans took %.1f s", seconds_now() - start);
+    const double took = (double)(clock() - start) / CLOCKS_PER_SEC;
+    check(took < 5, "10 plans took %.1f s", took);
     close_all();
 }
 

@@ -188,6 +188,15 @@ static int count_pictures(const media_reader *r)
     return n;
 }
 
+/* 0 when the container does not say. Raw video says it as a duration in units of one frame. */
+static int64_t stated_frames(const AVStream *stream, AVRational rate)
+{
+    if (stream->nb_frames > 0)
+        return stream->nb_frames;
+    const bool counts = rate.num > 0 && rate.den > 0 && !av_cmp_q(av_inv_q(rate), stream->time_base);
+    return counts && stream->duration != AV_NOPTS_VALUE ? MAX(stream->duration, 0) : 0;
+}
+
 static void describe(media_reader *r, media_info *info)
 {
     AVStream *stream = r->demuxer->streams[r->stream];
@@ -200,7 +209,7 @@ static void describe(media_reader *r, media_info *info)
     info->width = r->width, info->height = r->height;
     info->frames = r->name.sequence ? count_pictures(r)
                    : picture        ? 1
-                                    : (int)MIN(MAX(stream->nb_frames, 0), INT32_MAX);
+                                    : (int)MIN(stated_frames(stream, rate), INT32_MAX);
     info->fps = picture || !rate.num || !rate.den ? 0 : av_q2d(rate);
     snprintf(info->format, sizeof info->format, "%s, %s%s", name, avcodec_get_name(r->decoder->codec_id),
              r->name.sequence ? ", a sequence" : "");

@@ -260,20 +260,20 @@ static void sample_free(Sample *s)
 
 /* ---- timing ---- */
 
-/* Seconds of one run of the sample: the least of a few, for at most about `target` seconds. < 0: cannot be
- * run. */
+/* Seconds of one run of the sample: the least of a few, which is what a busy machine disturbs least; more of
+ * them when they are short. < 0: cannot be run. */
 static double time_sample(Cx *cx, Sample *s, const Step *step, double target)
 {
     const bool back = step->way == BACKWARD;
-    double least = -1, sum = 0;
+    double least = 1e9, sum = 0;
     if (call_run(cx, step->backend, &s->call, back)) /* packs weights, builds kernels */
         return -1;
-    for (int i = 0; i < 5 && (i == 0 || sum + least < MAX(target, 2e-3)); i++) {
+    for (int i = 0; i < 2 || (i < 8 && sum + least < MAX(3 * target, 2e-3)); i++) {
         const double start = seconds_now();
         if (call_run(cx, step->backend, &s->call, back))
             return -1;
         const double took = seconds_now() - start;
-        least = i == 0 ? took : MIN(least, took);
+        least = MIN(least, took);
         sum += took;
     }
     return least;
@@ -326,9 +326,9 @@ static void time_groups(Cx *cx, const atomic_int *cancel, Group *g, int n, doubl
         if (left <= 0)
             break;
         const double pace = pace_of(g, n, -1, FORWARD);
-        /* one run to warm up and two to time, out of the group's share of what is left */
+        /* one run to warm up and a few to time, out of the group's share of what is left */
         if (g[i].step->backend)
-            g[i].seconds = time_group(cx, &g[i], MAX(left * cost / rest, 1e-3) / 3, pace > 0 ? pace : 1);
+            g[i].seconds = time_group(cx, &g[i], MAX(left * cost / rest, 1e-3) / 4, pace > 0 ? pace : 1);
         rest -= cost;
     }
 }

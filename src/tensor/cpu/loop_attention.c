@@ -6,12 +6,14 @@
  *
  *     m' = max(m, max s),  a = exp(m - m'),  p = exp(s - m'),  l = l*a + sum p,  y = y*a + p v;   at the end y / l
  *
- * The vector type is the compiler's, sixteen floats on any instruction set. */
+ * Loops over lanes are plain: the compiler keeps four rows of lanes in registers, on any instruction set. */
 #include "tensor/cpu/loop.h"
 
-enum { LANES = 16, KEYS = 128, TILE = 4 }; /* TILE groups of queries share a block of keys in the cache */
+enum { LANES = 16, KEYS = 128, TILE = 4, AT_ONCE = 4 }; /* TILE groups of queries share a block of keys in the cache */
 
-typedef float Lanes __attribute__((vector_size(64)));
+typedef struct {
+    float v[LANES];
+} Lanes;
 
 /* A block of one key set: `count` <= KEYS rows at one head's channels. */
 typedef struct {
@@ -31,90 +33,106 @@ size_t loop_attention_scratch(const Call *call)
     return (size_t)(2 * D * TILE + KEYS) * sizeof(Lanes);
 }
 
-INLINE void scores(const Lanes *q, int64_t D, const Block *b, float scale, Lanes *s)
+/* s[j] = scale * (k_j . q) for AT_ONCE keys from k on, `last` the last that exists (it stands in for the rest). */
+INLINE void some_scores(const Lanes *q, int64_t D, const float *k, int64_t ld, int64_t last, float scale, Lanes *s)
 {
-    for (int64_t j = 0; j < b->count; j += 4) {
-        const int64_t last = b->count - 1 - j;
-        const float *k0 = b->k + j * b->ldk, *k1 = k0 + MIN(1, last) * b->ldk, *k2 = k0 + MIN(2, last) * b->ldk,
-                    *k3 = k0 + MIN(3, last) * b->ldk;
-        Lanes s0 = {0}, s1 = {0}, s2 = {0}, s3 = {0};
-        for (int64_t d = 0; d < D; d++) {
-            const Lanes x = q[d];
-            s0 += x * k0[d];
-            s1 += x * k1[d];
-            s2 += x * k2[d];
-            s3 += x * k3[d];
+    const float *k0 = k, *k1 = k + MIN(1, last) * ld, *k2 = k + MIN(2, last) * ld, *k3 = k + MIN(3, last) * ld;
+    Lanes s0 = {{0}}, s1 = {{0}}, s2 = {{0}}, s3 = {{0}};
+    for (int64_t d = 0; d < D; d++) {
+        const float *x = q[d].v, a0 = k0[d], a1 = k1[d], a2 = k2[d], a3 = k3[d];
+#pragma omp simd
+        for (int i = 0; i < LANES; i++) {
+            s0.v[i] += x[i] * a0;
+            s1.v[i] += x[i] * a1;
+            s2.v[i] += x[i] * a2;
+            s3.v[i] += x[i] * a3;
         }
-        s[j] = s0 * scale, s[j + 1] = s1 * scale, s[j + 2] = s2 * scale, s[j + 3] = s3 * scale;
+    }
+#pragma omp simd
+    for (int i = 0; i < LANES; i++) {
+        s[0].v[i] = s0.v[i] * scale;
+        s[1].v[i] = s1.v[i] * scale;
+        s[2].v[i] = s2.v[i] * scale;
+        s[3].v[i] = s3.v[i] * scale;
     }
 }
 
+CLONES static void scores(const Lanes *q, int64_t D, const Block *b, float scale, Lanes *s)
+{
+    for (int64_t j = 0; j < b->count; j += AT_ONCE)
+        some_scores(q, D, b->k + j * b->ldk, b->ldk, b->count - 1 - j, scale, s + j);
+}
+
 /* Keys that a query may not see: index of key j of the block is from + j. */
-INLINE void mask_later(const Group *g, int64_t from, int64_t count, Lanes *s)
+static void mask_later(const Group *g, int64_t from, int64_t count, Lanes *s)
 {
     for (int64_t j = 0; j < count; j++)
         for (int i = 0; i < LANES; i++)
             if (from + j > g->first + MIN(i, g->count - 1))
-                s[j][i] = -INFINITY;
+                s[j].v[i] = -INFINITY;
 }
 
 /* Scores become p; the group's maximum and sum move on. Returns in *fade what older results shrink by. */
-INLINE void soften(Group *g, int64_t count, Lanes *s, Lanes *fade)
+CLONES static void soften(Group *g, int64_t count, Lanes *s, Lanes *fade)
 {
-    float top[LANES], was[LANES], sum[LANES];
-    memcpy(top, &g->top, sizeof top);
-    memcpy(was, &g->top, sizeof was);
-    memcpy(sum, &g->sum, sizeof sum);
-    for (int64_t j = 0; j < count; j++) {
-        const float *row = (const float *)&s[j];
+    Lanes top = g->top, sum = g->sum;
+    for (int64_t j = 0; j < count; j++)
 #pragma omp simd
         for (int i = 0; i < LANES; i++)
-            top[i] = choose(row[i] > top[i], row[i], top[i]);
-    }
-    float shrink[LANES];
+            top.v[i] = choose(s[j].v[i] > top.v[i], s[j].v[i], top.v[i]);
 #pragma omp simd
     for (int i = 0; i < LANES; i++) {
-        shrink[i] = exp_f(was[i] - top[i]);
-        sum[i] *= shrink[i];
+        fade->v[i] = exp_f(g->top.v[i] - top.v[i]);
+        sum.v[i] *= fade->v[i];
     }
-    for (int64_t j = 0; j < count; j++) {
-        float *row = (float *)&s[j];
+    for (int64_t j = 0; j < count; j++)
 #pragma omp simd
         for (int i = 0; i < LANES; i++) {
-            row[i] = exp_f(row[i] - top[i]);
-            sum[i] += row[i];
+            s[j].v[i] = exp_f(s[j].v[i] - top.v[i]);
+            sum.v[i] += s[j].v[i];
         }
-    }
-    memcpy(&g->top, top, sizeof top);
-    memcpy(&g->sum, sum, sizeof sum);
-    memcpy(fade, shrink, sizeof shrink);
+    g->top = top;
+    g->sum = sum;
 }
 
-INLINE void gather_values(const Lanes *p, int64_t D, const Block *b, const Lanes *fade, Lanes *y)
+/* y[c] = y[c] * fade + sum over keys of p * v[c], for four channels. */
+INLINE void some_values(const Lanes *p, const float *v, int64_t ld, int64_t count, const Lanes *fade, Lanes *y)
+{
+    Lanes y0, y1, y2, y3;
+#pragma omp simd
+    for (int i = 0; i < LANES; i++) {
+        y0.v[i] = y[0].v[i] * fade->v[i];
+        y1.v[i] = y[1].v[i] * fade->v[i];
+        y2.v[i] = y[2].v[i] * fade->v[i];
+        y3.v[i] = y[3].v[i] * fade->v[i];
+    }
+    for (int64_t j = 0; j < count; j++, v += ld) {
+        const float *x = p[j].v, a0 = v[0], a1 = v[1], a2 = v[2], a3 = v[3];
+#pragma omp simd
+        for (int i = 0; i < LANES; i++) {
+            y0.v[i] += x[i] * a0;
+            y1.v[i] += x[i] * a1;
+            y2.v[i] += x[i] * a2;
+            y3.v[i] += x[i] * a3;
+        }
+    }
+    y[0] = y0, y[1] = y1, y[2] = y2, y[3] = y3;
+}
+
+CLONES static void values(const Lanes *p, int64_t D, const Block *b, const Lanes *fade, Lanes *y)
 {
     int64_t c = 0;
-    for (; c + 4 <= D; c += 4) {
-        Lanes y0 = y[c] * *fade, y1 = y[c + 1] * *fade, y2 = y[c + 2] * *fade, y3 = y[c + 3] * *fade;
-        const float *v = b->v + c;
-        for (int64_t j = 0; j < b->count; j++, v += b->ldv) {
-            y0 += p[j] * v[0];
-            y1 += p[j] * v[1];
-            y2 += p[j] * v[2];
-            y3 += p[j] * v[3];
-        }
-        y[c] = y0, y[c + 1] = y1, y[c + 2] = y2, y[c + 3] = y3;
-    }
-    for (; c < D; c++) {
-        Lanes sum = y[c] * *fade;
+    for (; c + AT_ONCE <= D; c += AT_ONCE)
+        some_values(p, b->v + c, b->ldv, b->count, fade, y + c);
+    for (; c < D; c++)
         for (int64_t j = 0; j < b->count; j++)
-            sum += p[j] * b->v[j * b->ldv + c];
-        y[c] = sum;
-    }
+#pragma omp simd
+            for (int i = 0; i < LANES; i++)
+                y[c].v[i] = (j ? y[c].v[i] : y[c].v[i] * fade->v[i]) + p[j].v[i] * b->v[j * b->ldv + c];
 }
 
 /* One block of keys for up to TILE groups. later: key index of the block's first row when causal, else -1. */
-CLONES static void one_block(Group *groups, int n_groups, const Block *b, int64_t D, float scale, int64_t later,
-                             Lanes *s)
+static void one_block(Group *groups, int n_groups, const Block *b, int64_t D, float scale, int64_t later, Lanes *s)
 {
     for (int i = 0; i < n_groups; i++) {
         Lanes fade;
@@ -122,7 +140,7 @@ CLONES static void one_block(Group *groups, int n_groups, const Block *b, int64_
         if (later >= 0)
             mask_later(&groups[i], later, b->count, s);
         soften(&groups[i], b->count, s, &fade);
-        gather_values(s, D, b, &fade, groups[i].y);
+        values(s, D, b, &fade, groups[i].y);
     }
 }
 
@@ -138,11 +156,10 @@ static void load_group(const Call *call, const Queries *t, int64_t from, int64_t
     g->count = MIN(LANES, t->count - from);
     for (int i = 0; i < LANES; i++) {
         const float *q = row_at(call->in[0], t->first + (from + MIN(i, g->count - 1)) * t->step) + channel;
-        float *lane = (float *)g->q + i;
         for (int64_t d = 0; d < D; d++)
-            lane[d * LANES] = q[d];
-        ((float *)&g->top)[i] = -INFINITY;
-        ((float *)&g->sum)[i] = 0;
+            g->q[d].v[i] = q[d];
+        g->top.v[i] = -INFINITY;
+        g->sum.v[i] = 0;
     }
     memset(g->y, 0, (size_t)D * sizeof(Lanes));
 }
@@ -151,9 +168,9 @@ static void store_group(const Call *call, const Queries *t, int64_t from, int64_
 {
     for (int64_t i = 0; i < g->count; i++) {
         float *y = row_at(call->out, t->first + (from + i) * t->step) + channel;
-        const float *lane = (const float *)g->y + i, over = 1 / ((const float *)&g->sum)[i];
+        const float over = 1 / g->sum.v[i];
         for (int64_t d = 0; d < D; d++)
-            y[d] = lane[d * LANES] * over;
+            y[d] = g->y[d].v[i] * over;
     }
 }
 
