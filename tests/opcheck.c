@@ -5,12 +5,13 @@
  *
  * For each case of the table (opcheck_table.c) and each backend that takes it:
  *   forward    against float64 loops written here (opcheck_truth.c), and against the reference backend
- *   gradients  of sum(out * g), g random, against central differences of the float64 loops, at sampled entries;
- *              kernels must add to what gradients hold and touch nothing between a view's channels
- *   threads    1, 2 and 3 threads must give the same bytes, in both directions
- * and the best backend must be the one that the table expects: falling back is a failure.
+ *   gradients  of sum(out * g), g random, against central differences of the float64 loops, at sampled
+ * entries; kernels must add to what gradients hold and touch nothing between a view's channels threads    1,
+ * 2 and 3 threads must give the same bytes, in both directions and the best backend must be the one that the
+ * table expects: falling back is a failure.
  *
- * A line per case: what, then per backend its error relative to the rms of the truth ("+" forward, "d" gradient). */
+ * A line per case: what, then per backend its error relative to the rms of the truth ("+" forward, "d"
+ * gradient). */
 #include "tests/opcheck.h"
 
 #include <math.h>
@@ -158,7 +159,8 @@ static void check_forward(Check *k, const Backend *b)
         if (threads == 1)
             memcpy(k->first, out->data, bytes);
         else
-            REQUIRE(k, !memcmp(k->first, out->data, bytes), "%s: %d threads give other bytes", b->name, threads);
+            REQUIRE(k, !memcmp(k->first, out->data, bytes), "%s: %d threads give other bytes", b->name,
+                    threads);
     }
     const double e = error_of(k->first, k->truth, out->count);
     note(k, "  %s +%.1e", b->name, e);
@@ -235,7 +237,8 @@ static void check_backward(Check *k, const Backend *b)
             worst = e <= worst ? worst : e;
         }
         if (o->v && !is_weight)
-            REQUIRE(k, between_untouched(o), "%s: gradient of operand %d written between channels", b->name, i);
+            REQUIRE(k, between_untouched(o), "%s: gradient of operand %d written between channels", b->name,
+                    i);
     }
     note(k, " d%.1e", worst);
     REQUIRE(k, worst <= BACKWARD_TOLERANCE, "tolerance %.1e", BACKWARD_TOLERANCE);
@@ -251,7 +254,10 @@ static bool takes(const Check *k, const Backend *b, bool backward)
 static void check_all(Check *k)
 {
     const Case *c = &k->p.c;
-    const char *best = c->best ? c->best : c->op == OP_CONV2D || c->op == OP_LINEAR ? "dnn" : "loop", *ran = NULL;
+    const char *best = c->best                                    ? c->best
+                       : c->op == OP_CONV2D || c->op == OP_LINEAR ? "dnn"
+                                                                  : "loop",
+               *ran = NULL;
     const Backend *const all[] = {&backend_ref, &backend_loop, &backend_dnn};
     for (int i = 0; i < COUNT(all); i++) {
         if (takes(k, all[i], false)) {

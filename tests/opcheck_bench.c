@@ -1,4 +1,5 @@
-/* opcheck_bench.c: opcheck --bench: the best of a few runs of each case per backend, on all available threads.
+/* opcheck_bench.c: opcheck --bench: the best of a few runs of each case per backend, on all available
+ * threads.
  *
  * Prints GFLOP/s where arithmetic dominates and GB/s (inputs read once, result written once) elsewhere. */
 #include "tests/opcheck.h"

@@ -1,8 +1,9 @@
-/* opcheck_problem.c: a case of the table as data: random inputs in double, and the same numbers as tensors with row
- * strides and as weights in a file's type at any alignment, with gradients that already hold something.
+/* opcheck_problem.c: a case of the table as data: random inputs in double, and the same numbers as tensors
+ * with row strides and as weights in a file's type at any alignment, with gradients that already hold
+ * something.
  *
- * All values are multiples of 1/64 up to 2: exact in float32, F16 and BF16. What lies between the channels of an
- * input with a row stride is NaN, so that reading it shows. */
+ * All values are multiples of 1/64 up to 2: exact in float32, F16 and BF16. What lies between the channels of
+ * an input with a row stride is NaN, so that reading it shows. */
 #include "tests/opcheck.h"
 
 #include <math.h>
@@ -82,8 +83,13 @@ static bool parameter(Operand *o, int nd, const int64_t *n, const Case *c, Weigh
         if (c->own)
             o->data[i] = f;
     }
-    o->w = (Weight){.kind = kind, .type = c->type, .nd = nd, .file = o->raw + c->shift, .own = o->data,
-                    .grad = o->gdata, .trainable = true};
+    o->w = (Weight){.kind = kind,
+                    .type = c->type,
+                    .nd = nd,
+                    .file = o->raw + c->shift,
+                    .own = o->data,
+                    .grad = o->gdata,
+                    .trainable = true};
     snprintf(o->w.name, sizeof o->w.name, "%s", name);
     memcpy(o->w.n, n, (size_t)nd * sizeof *n);
     o->grows = true;
@@ -141,7 +147,8 @@ static bool make_attention(Problem *p)
     p->call.n_in = 1 + 2 * c->n_kv;
     for (int set = 0; set < c->n_kv; set++) {
         const bool own = c->map[set] == KV_SELF;
-        const int64_t n[3] = {own ? c->x[0] : c->x[0] / c->frames, own && c->in_time ? c->x[1] : c->L[set], c->x[2]};
+        const int64_t n[3] = {own ? c->x[0] : c->x[0] / c->frames, own && c->in_time ? c->x[1] : c->L[set],
+                              c->x[2]};
         p->call.a.attn.map[set] = c->map[set];
         for (int i = 1 + 2 * set; i < 3 + 2 * set; i++)
             if (!tensor(&p->in[i], 3, n, c->gap, true))
@@ -255,8 +262,9 @@ void case_text(const Case *c, char *out, size_t room)
     for (int i = 1; i < dims(c->x); i++)
         n += snprintf(out + n, room - (size_t)n, ",%lld", (long long)c->x[i]);
     if (c->op == OP_CONV2D)
-        snprintf(more, sizeof more, "x[%lld,%lld,%lld,%lld] s%d p%d,%d,%d,%d", (long long)c->O, (long long)c->x[3],
-                 (long long)c->kh, (long long)c->kw, c->stride, c->pad[0], c->pad[1], c->pad[2], c->pad[3]);
+        snprintf(more, sizeof more, "x[%lld,%lld,%lld,%lld] s%d p%d,%d,%d,%d", (long long)c->O,
+                 (long long)c->x[3], (long long)c->kh, (long long)c->kw, c->stride, c->pad[0], c->pad[1],
+                 c->pad[2], c->pad[3]);
     else if (c->op == OP_LINEAR)
         snprintf(more, sizeof more, "x[%lld,%lld]", (long long)c->O, (long long)c->x[dims(c->x) - 1]);
     else if (c->op == OP_NORM)
@@ -269,7 +277,8 @@ void case_text(const Case *c, char *out, size_t room)
         snprintf(more, sizeof more, " to %lldx%lld", (long long)c->H2, (long long)c->W2);
     else if (c->more)
         snprintf(more, sizeof more, " with %lld", (long long)c->more);
-    snprintf(out + n, room - (size_t)n, "]%s%s%s%s%s%s%s%s%s%s", more, act_name(c->act), c->bias ? " bias" : "",
-             c->row ? " row" : "", c->add ? " add" : "", c->scale != 0 ? " scale" : "", c->gap ? " view" : "",
-             c->type != F32 ? " " : "", c->type != F32 ? dtype_name(c->type) : "", c->own ? " own" : "");
+    snprintf(out + n, room - (size_t)n, "]%s%s%s%s%s%s%s%s%s%s", more, act_name(c->act),
+             c->bias ? " bias" : "", c->row ? " row" : "", c->add ? " add" : "",
+             c->scale != 0 ? " scale" : "", c->gap ? " view" : "", c->type != F32 ? " " : "",
+             c->type != F32 ? dtype_name(c->type) : "", c->own ? " own" : "");
 }

@@ -14,7 +14,8 @@ static const Case cases[] = {
     {CONV, .x = {1, 1, 1, 8}, .O = 8},
     {CONV, .x = {2, 2, 3, 64}, .O = 64},
     {OP_CONV2D, .kh = 3, .kw = 3, .stride = 2, .pad = {1, 1, 1, 1}, .x = {2, 9, 8, 6}, .O = 10, .bias = true},
-    {OP_CONV2D, .kh = 3, .kw = 3, .stride = 2, .pad = {1, 1, 1, 1}, .x = {1, 40, 7, 16}, .O = 16, .bias = true, .gap = 4},
+    {OP_CONV2D, .kh = 3, .kw = 3, .stride = 2, .pad = {1, 1, 1, 1}, .x = {1, 40, 7, 16}, .O = 16,
+     .bias = true, .gap = 4},
     {OP_CONV2D, .kh = 3, .kw = 3, .stride = 2, .pad = {0, 1, 0, 1}, .x = {2, 8, 10, 8}, .O = 8, .bias = true},
     {OP_CONV2D, .kh = 3, .kw = 3, .stride = 2, .pad = {0, 1, 0, 1}, .x = {1, 7, 9, 3}, .O = 5},
     {OP_CONV2D, .kh = 3, .kw = 3, .stride = 1, .pad = {2, 0, 1, 3}, .x = {2, 6, 5, 8}, .O = 9, .bias = true},
@@ -22,7 +23,8 @@ static const Case cases[] = {
     {OP_CONV2D, .kh = 1, .kw = 1, .stride = 1, .pad = {1, 0, 0, 1}, .x = {2, 5, 4, 8}, .O = 8, .bias = true},
     {OP_CONV2D, .kh = 3, .kw = 1, .stride = 1, .pad = {1, 1, 0, 0}, .x = {2, 7, 6, 8}, .O = 8, .bias = true},
     {OP_CONV2D, .kh = 1, .kw = 3, .stride = 2, .pad = {0, 0, 1, 1}, .x = {2, 7, 6, 8}, .O = 8, .bias = true},
-    {OP_CONV2D, .kh = 7, .kw = 5, .stride = 3, .pad = {3, 3, 2, 2}, .x = {1, 13, 11, 3}, .O = 8, .bias = true},
+    {OP_CONV2D, .kh = 7, .kw = 5, .stride = 3, .pad = {3, 3, 2, 2}, .x = {1, 13, 11, 3}, .O = 8,
+     .bias = true},
     {CONV1, .x = {2, 5, 7, 12}, .O = 20, .bias = true},
     {CONV1, .x = {1, 17, 18, 16}, .O = 48, .bias = true, .gap = 5},
     {CONV, .x = {2, 6, 5, 8}, .O = 8, .bias = true, .type = F16, .shift = 1},
@@ -63,8 +65,10 @@ static const Case cases[] = {
     {OP_ATTN, .x = {1, 33, 160}, .heads = 1, .frames = 1, .n_kv = 1, .L = {33}},
     {OP_ATTN, .x = {2, 17, 320}, .heads = 8, .frames = 2, .n_kv = 1, .L = {17}},
     {OP_ATTN, .x = {4, 21, 10}, .heads = 2, .frames = 2, .n_kv = 1, .map = {KV_CLIP}, .L = {77}},
-    {OP_ATTN, .x = {4, 6, 12}, .heads = 3, .frames = 2, .n_kv = 1, .map = {KV_CLIP}, .L = {131}, .scale = 0.3f},
-    {OP_ATTN, .x = {4, 9, 16}, .heads = 2, .frames = 2, .n_kv = 3, .map = {KV_SELF, KV_CLIP, KV_CLIP}, .L = {9, 5, 3}},
+    {OP_ATTN, .x = {4, 6, 12}, .heads = 3, .frames = 2, .n_kv = 1, .map = {KV_CLIP}, .L = {131},
+     .scale = 0.3f},
+    {OP_ATTN, .x = {4, 9, 16}, .heads = 2, .frames = 2, .n_kv = 3, .map = {KV_SELF, KV_CLIP, KV_CLIP},
+     .L = {9, 5, 3}},
     {OP_ATTN, .x = {4, 9, 16}, .heads = 2, .frames = 4, .n_kv = 2, .map = {KV_CLIP, KV_SELF}, .L = {3, 20}},
     {OP_ATTN, .x = {2, 77, 16}, .heads = 2, .frames = 1, .n_kv = 1, .L = {77}, .causal = true},
     {OP_ATTN, .x = {1, 150, 8}, .heads = 1, .frames = 1, .n_kv = 1, .L = {150}, .causal = true},
@@ -97,7 +101,8 @@ static const Case cases[] = {
     {OP_MSE, .x = {3, 5, 7}, .gap = 2, .best = "ref"},
 };
 
-/* Every epilogue of a linear and of a 3x3 convolution: activation, then bit by bit bias, row, addition, scale. */
+/* Every epilogue of a linear and of a 3x3 convolution: activation, then bit by bit bias, row, addition,
+ * scale. */
 enum { COMBINATIONS = 16, LINEAR_ACTS = 5, CONV_ACTS = 4 };
 
 static Case epilogue_case(int i)

@@ -1,4 +1,5 @@
-/* opcheck_truth.c: every operator in float64, from the formulas in tensor.h, sharing no code with the backends.
+/* opcheck_truth.c: every operator in float64, from the formulas in tensor.h, sharing no code with the
+ * backends.
  *
  * Inputs are dense doubles; nothing here knows row strides, threads or packed weights. */
 #include "tests/opcheck.h"

@@ -5,6 +5,7 @@ set -u
 build=${1:?usage: tests/run.sh BUILD_FOLDER}
 passed=0 failed=0
 export CMOCKA_MESSAGE_OUTPUT=TAP
+export OMP_WAIT_POLICY=passive # the test programs share two cores with whatever else runs
 export UBSAN_OPTIONS=print_stacktrace=1
 
 # Counts "ok" and "not ok" lines of one program; a program that dies without a "not ok" counts as one failure.

@@ -109,7 +109,7 @@ static int enough_memory(const Plans *p, gimbal_error *err)
 {
     const uint64_t work = plans_work_bytes(p), pack = plans_pack_bytes(p), have = memory_available();
     const uint64_t need = work + pack + p->host_bytes;
-    if (!have || need <= have)
+    if (need <= have)
         return GIMBAL_OK;
     return fail_hint(
         err, GIMBAL_ENOMEM, "fewer frames, or a smaller width and height, need less",

@@ -1,7 +1,8 @@
 /* cpu.c: the chain of CPU backends, and what all of them need to read a call.
  *
- * The chain is dnn, loop, ref. Between dnn and loop is the seat of hand-vectorised kernels. GIMBAL_BACKEND=ref|loop
- * drops the better ones, so that a doubt about a kernel can be settled from the command line. */
+ * The chain is dnn, loop, ref. Between dnn and loop is the seat of hand-vectorised kernels.
+ * GIMBAL_BACKEND=ref|loop drops the better ones, so that a doubt about a kernel can be settled from the
+ * command line. */
 #include "tensor/cpu/cpu.h"
 
 #include <pthread.h>

@@ -1,5 +1,5 @@
-/* cpu.h: what the CPU backends share among themselves: cutting calls into rows, a key set's rows, the backward of the
- * epilogue, and functions that the compiler vectorises for several instruction sets.
+/* cpu.h: what the CPU backends share among themselves: cutting calls into rows, a key set's rows, the
+ * backward of the epilogue, and functions that the compiler vectorises for several instruction sets.
  *
  * Knows one call at a time. Refuses to know plans, tapes and networks. */
 #ifndef CPU_H
@@ -11,12 +11,13 @@
 #include <omp.h>
 #include <string.h>
 
-/* Compiled once per instruction set, chosen at start-up. Sanitizers cannot run the choosing code. An OpenMP region
- * inside such a function would be compiled for the oldest set only: clone the tile, not the loop over tiles. */
+/* Compiled once per instruction set, chosen at start-up. Sanitizers cannot run the choosing code. An OpenMP
+ * region inside such a function would be compiled for the oldest set only: clone the tile, not the loop over
+ * tiles. */
 #if defined(__x86_64__) && !defined(GIMBAL_SANITIZED)
 #define CLONES __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
 #else
-#define CLONES
+#define CLONES __attribute__((noinline))
 #endif
 
 /* `parallel for` over independent work; the cut never depends on the number of threads. */
@@ -39,8 +40,8 @@ static inline size_t round64(size_t bytes)
     return (bytes + 63) & ~(size_t)63;
 }
 
-/* The shape of a convolution; a linear is 1x1 on one picture of 1 x rows. Channels `wide` = out channels, or twice
- * that before GEGLU. */
+/* The shape of a convolution; a linear is 1x1 on one picture of 1 x rows. Channels `wide` = out channels, or
+ * twice that before GEGLU. */
 typedef struct {
     int64_t N, H, W, I, Ho, Wo, wide, kh, kw, ld;
     int stride, pad[4]; /* top, bottom, left, right */
@@ -55,8 +56,9 @@ KeyRows key_rows(const Call *, int set, int64_t f, int64_t s);
 int64_t key_total(const Call *);
 float attention_scale(const Call *);
 
-/* First half of the backward of conv2d and linear. z [rows, wide] holds x*w without bias, and becomes the gradient of
- * it: gradients of add, bias and row are done here. z may be uninitialised when epilogue_needs_z() is false. */
+/* First half of the backward of conv2d and linear. z [rows, wide] holds x*w without bias, and becomes the
+ * gradient of it: gradients of add, bias and row are done here. z may be uninitialised when
+ * epilogue_needs_z() is false. */
 void epilogue_back(Cx *, const Call *, float *z);
 static inline bool epilogue_needs_z(const Call *call)
 {

@@ -1,6 +1,7 @@
 /* dnn.c: the oneDNN backend: convolutions and matrix products. What it takes, what it packs, its table.
  *
- * Owns pack slot 1: a convolution's weight in the layouts that its primitives chose. Linears read plain floats. */
+ * Owns pack slot 1: a convolution's weight in the layouts that its primitives chose. Linears read plain
+ * floats. */
 #include "tensor/cpu/dnn.h"
 
 bool is_linear(const Call *call)

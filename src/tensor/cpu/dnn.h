@@ -1,7 +1,7 @@
 /* dnn.h: what the files of the oneDNN backend share: running it on one thread, and cached convolutions.
  *
- * oneDNN's results depend on its number of threads, and so does the blocking it chooses; it is therefore created and
- * called with one thread, on tiles that depend on shapes only, inside our own parallel loops. */
+ * oneDNN's results depend on its number of threads, and so does the blocking it chooses; it is therefore
+ * created and called with one thread, on tiles that depend on shapes only, inside our own parallel loops. */
 #ifndef DNN_H
 #define DNN_H
 
@@ -9,7 +9,8 @@
 
 #include <dnnl.h>
 
-/* What tells one convolution primitive from another: one picture, or a band of its rows with its own padding. */
+/* What tells one convolution primitive from another: one picture, or a band of its rows with its own padding.
+ */
 typedef struct {
     int64_t H, W, I, Ho, Wo, O, kh, kw, stride, top, bottom, left, right, bias;
 } ConvKey;
@@ -30,8 +31,9 @@ Conv *conv_acquire(const ConvKey *, bool ready);
 void conv_release(Conv *);
 dnnl_engine_t dnn_engine(void);
 
-/* The weight in the layout that `conv` wants, packed once and kept in w->pack[1]. A weight with `own` values may
- * change between calls: it is laid out anew in `room` (conv->packed bytes) and *owned says so: destroy it then. */
+/* The weight in the layout that `conv` wants, packed once and kept in w->pack[1]. A weight with `own` values
+ * may change between calls: it is laid out anew in `room` (conv->packed bytes) and *owned says so: destroy it
+ * then. */
 dnnl_memory_t conv_weights(Cx *, Weight *, const Conv *, void *room, bool *owned);
 void conv_drop(void *pack);
 

@@ -4,8 +4,9 @@
  *
  *     gx[p + shift(t)] += gz[p] * w_t          gw_t += gz' * x[. + shift(t)]
  *
- * gx is owned by its picture (or tile of rows), gw by a tap and a band of output channels: sums run in one order on
- * any number of threads. A linear has one tap and no shift; then products add into the gradients directly. */
+ * gx is owned by its picture (or tile of rows), gw by a tap and a band of output channels: sums run in one
+ * order on any number of threads. A linear has one tap and no shift; then products add into the gradients
+ * directly. */
 #include "tensor/cpu/dnn.h"
 
 enum { ROWS = 256, OUT_BAND = 64 };
@@ -16,7 +17,7 @@ typedef struct {
     int64_t taps, rows; /* rows: of the result */
     float *gz;          /* [rows, wide] */
     float *w;           /* [taps, wide, I]; a linear's weight itself */
-    char *room;         /* per thread `each` bytes: one picture of pixels x I (gx), or rows x I of a tap (gw) */
+    char *room; /* per thread `each` bytes: one picture of pixels x I (gx), or rows x I of a tap (gw) */
     size_t each;
     float *gx, *gw;
     int64_t ldx;
@@ -26,8 +27,17 @@ static Job job_of(const Call *call)
 {
     Job j = {.call = call, .s = conv_shape(call), .rows = tensor_rows(call->out)};
     if (is_linear(call))
-        j.s = (ConvShape){.N = 1, .H = 1, .W = j.rows, .I = j.s.I, .Ho = 1, .Wo = j.rows, .wide = j.s.wide, .kh = 1,
-                          .kw = 1, .ld = j.s.ld, .stride = 1};
+        j.s = (ConvShape){.N = 1,
+                          .H = 1,
+                          .W = j.rows,
+                          .I = j.s.I,
+                          .Ho = 1,
+                          .Wo = j.rows,
+                          .wide = j.s.wide,
+                          .kh = 1,
+                          .kw = 1,
+                          .ld = j.s.ld,
+                          .stride = 1};
     j.taps = j.s.kh * j.s.kw;
     j.each = is_linear(call) ? 0 : round64((size_t)(j.s.Ho * j.s.Wo * j.s.I) * sizeof(float));
     return j;
@@ -89,8 +99,8 @@ static bool tap_back(const Job *j, int64_t t, int64_t o, int64_t count, float *x
             else
                 memcpy(x + p * s->I, row_at(j->call->in[0], source), (size_t)s->I * sizeof(float));
         }
-        if (dnnl_sgemm('T', 'N', count, s->I, pixels, 1.0f, j->gz + n * pixels * s->wide + o, s->wide, x, s->I,
-                       n ? 1.0f : 0.0f, sum, s->I))
+        if (dnnl_sgemm('T', 'N', count, s->I, pixels, 1.0f, j->gz + n * pixels * s->wide + o, s->wide, x,
+                       s->I, n ? 1.0f : 0.0f, sum, s->I))
             return false;
     }
     for (int64_t k = 0; k < count; k++)
@@ -107,8 +117,8 @@ static bool linear_back(Cx *cx, const Job *j)
         PARALLEL_TILES(cx)
         for (int64_t r = 0; r < j->rows; r += ROWS) {
             const int was = dnn_single();
-            if (dnnl_sgemm('N', 'N', MIN(ROWS, j->rows - r), s->I, s->wide, 1.0f, j->gz + r * s->wide, s->wide, j->w,
-                           s->I, 1.0f, j->gx + r * j->ldx, j->ldx))
+            if (dnnl_sgemm('N', 'N', MIN(ROWS, j->rows - r), s->I, s->wide, 1.0f, j->gz + r * s->wide,
+                           s->wide, j->w, s->I, 1.0f, j->gx + r * j->ldx, j->ldx))
                 atomic_store(&failed, 1);
             dnn_restore(was);
         }
@@ -147,7 +157,8 @@ static bool conv_back(Cx *cx, const Job *j)
             const int64_t t = i / bands, o = i % bands * OUT_BAND;
             const int was = dnn_single();
             if (!tap_back(j, t, o, MIN(OUT_BAND, s->wide - o),
-                          (float *)(j->room + (size_t)omp_get_thread_num() * j->each), j->w + (t * s->wide + o) * s->I))
+                          (float *)(j->room + (size_t)omp_get_thread_num() * j->each),
+                          j->w + (t * s->wide + o) * s->I))
                 atomic_store(&failed, 1);
             dnn_restore(was);
         }

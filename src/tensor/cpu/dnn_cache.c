@@ -1,8 +1,8 @@
 /* dnn_cache.c: oneDNN convolutions and the weights packed for them.
  *
- * Making a primitive compiles code (0.1 to 3 ms), so it is kept, in a table of fixed size whose least recently used
- * entry makes room. A plan's dry run makes descriptions only. Weights are packed once per layout; layouts hang in a
- * list on the weight, since another picture size may want another one. */
+ * Making a primitive compiles code (0.1 to 3 ms), so it is kept, in a table of fixed size whose least
+ * recently used entry makes room. A plan's dry run makes descriptions only. Weights are packed once per
+ * layout; layouts hang in a list on the weight, since another picture size may want another one. */
 #include "tensor/cpu/dnn.h"
 
 #include <pthread.h>
@@ -43,9 +43,9 @@ static void conv_free(Conv *c)
 static bool describe(Conv *c)
 {
     const ConvKey *k = &c->key;
-    const dnnl_dims_t src = {1, k->I, k->H, k->W}, dst = {1, k->O, k->Ho, k->Wo}, w = {k->O, k->I, k->kh, k->kw},
-                      bias = {k->O}, stride = {k->stride, k->stride}, before = {k->top, k->left},
-                      after = {k->bottom, k->right};
+    const dnnl_dims_t src = {1, k->I, k->H, k->W}, dst = {1, k->O, k->Ho, k->Wo},
+                      w = {k->O, k->I, k->kh, k->kw}, bias = {k->O}, stride = {k->stride, k->stride},
+                      before = {k->top, k->left}, after = {k->bottom, k->right};
     dnnl_memory_desc_t any;
     dnnl_convolution_desc_t conv;
     dnnl_primitive_attr_t attr = NULL;
@@ -53,8 +53,8 @@ static bool describe(Conv *c)
         dnnl_memory_desc_init_by_tag(&c->dst, 4, dst, dnnl_f32, dnnl_nhwc) ||
         dnnl_memory_desc_init_by_tag(&c->bias, 1, bias, dnnl_f32, dnnl_a) ||
         dnnl_memory_desc_init_by_tag(&any, 4, w, dnnl_f32, dnnl_format_tag_any) ||
-        dnnl_convolution_forward_desc_init(&conv, dnnl_forward_inference, dnnl_convolution_direct, &c->src, &any,
-                                           k->bias ? &c->bias : NULL, &c->dst, stride, before, after) ||
+        dnnl_convolution_forward_desc_init(&conv, dnnl_forward_inference, dnnl_convolution_direct, &c->src,
+                                           &any, k->bias ? &c->bias : NULL, &c->dst, stride, before, after) ||
         dnnl_primitive_attr_create(&attr))
         return false;
     const bool done = !dnnl_primitive_attr_set_scratchpad_mode(attr, dnnl_scratchpad_mode_user) &&
@@ -160,7 +160,8 @@ void conv_drop(void *pack)
     }
 }
 
-/* plain [O,I,kh,kw] into the layout of `to`. A reorder moves values, so that threads cannot change its result. */
+/* plain [O,I,kh,kw] into the layout of `to`. A reorder moves values, so that threads cannot change its
+ * result. */
 static bool reorder(const Cx *cx, const Weight *w, const float *plain, dnnl_memory_t to)
 {
     const dnnl_dims_t dims = {w->n[0], w->n[1], w->n[2], w->n[3]};
@@ -172,12 +173,13 @@ static bool reorder(const Cx *cx, const Weight *w, const float *plain, dnnl_memo
     dnnl_stream_t stream = NULL;
     const int was = omp_get_max_threads();
     omp_set_num_threads(cx->threads);
-    bool done = !dnnl_memory_desc_init_by_tag(&from_desc, 4, dims, dnnl_f32, dnnl_oihw) &&
-                !dnnl_memory_get_memory_desc(to, &to_desc) &&
-                !dnnl_memory_create(&from, &from_desc, dnn_engine(), (void *)plain) &&
-                !dnnl_reorder_primitive_desc_create(&desc, &from_desc, dnn_engine(), to_desc, dnn_engine(), NULL) &&
-                !dnnl_primitive_create(&primitive, desc) &&
-                !dnnl_stream_create(&stream, dnn_engine(), dnnl_stream_default_flags);
+    bool done =
+        !dnnl_memory_desc_init_by_tag(&from_desc, 4, dims, dnnl_f32, dnnl_oihw) &&
+        !dnnl_memory_get_memory_desc(to, &to_desc) &&
+        !dnnl_memory_create(&from, &from_desc, dnn_engine(), (void *)plain) &&
+        !dnnl_reorder_primitive_desc_create(&desc, &from_desc, dnn_engine(), to_desc, dnn_engine(), NULL) &&
+        !dnnl_primitive_create(&primitive, desc) &&
+        !dnnl_stream_create(&stream, dnn_engine(), dnnl_stream_default_flags);
     if (done) {
         const dnnl_exec_arg_t args[] = {{DNNL_ARG_FROM, from}, {DNNL_ARG_TO, to}};
         done = !dnnl_primitive_execute(primitive, stream, 2, args) && !dnnl_stream_wait(stream);
@@ -204,7 +206,8 @@ static Pack *pack_make(const Cx *cx, const Weight *w, const Conv *conv)
     if (done) {
         weight_widen(w, 0, (int64_t)count, plain);
         p->layout = conv->weights;
-        done = !dnnl_memory_create(&p->memory, &p->layout, dnn_engine(), p->data) && reorder(cx, w, plain, p->memory);
+        done = !dnnl_memory_create(&p->memory, &p->layout, dnn_engine(), p->data) &&
+               reorder(cx, w, plain, p->memory);
     }
     free(plain);
     if (done)
@@ -230,7 +233,8 @@ dnnl_memory_t conv_weights(Cx *cx, Weight *w, const Conv *conv, void *room, bool
     dnnl_memory_t memory = NULL;
     *owned = w->own != NULL;
     if (*owned) {
-        if (dnnl_memory_create(&memory, &conv->weights, dnn_engine(), room) || !reorder(cx, w, w->own, memory))
+        if (dnnl_memory_create(&memory, &conv->weights, dnn_engine(), room) ||
+            !reorder(cx, w, w->own, memory))
             cx_fail(cx, GIMBAL_ENOMEM, "%s: oneDNN could not lay out the weight", w->name);
         return memory;
     }

@@ -1,12 +1,14 @@
 /* dnn_conv.c: convolution by oneDNN's direct kernels, one tile at a time.
  *
- * A tile is one picture, or a band of its output rows when there are too few pictures to share among threads or the
- * band would not stay in the cache. A band reads the input rows under it; what its taps see beyond the picture is
- * padding of its own, so that bands at the top, in the middle and at the bottom are different primitives:
+ * A tile is one picture, or a band of its output rows when there are too few pictures to share among threads
+ * or the band would not stay in the cache. A band reads the input rows under it; what its taps see beyond the
+ * picture is padding of its own, so that bands at the top, in the middle and at the bottom are different
+ * primitives:
  *
  *     rows y0..y1 of the result read rows y0*s - top .. (y1-1)*s - top + kh of the picture
  *
- * Inputs with a row stride are copied to a dense band first (oneDNN's fast kernels want dense channels-last). */
+ * Inputs with a row stride are copied to a dense band first (oneDNN's fast kernels want dense channels-last).
+ */
 #include "tensor/cpu/dnn.h"
 
 enum { BANDS = 128, WANTED_TILES = 16, BAND_BYTES = 4 << 20, LEAST_ROWS = 4 };
@@ -42,9 +44,20 @@ static ConvKey band_key(const ConvShape *s, Band *b, bool bias)
 {
     const int64_t from = b->y0 * s->stride - s->pad[0], to = (b->y1 - 1) * s->stride - s->pad[0] + s->kh;
     b->in0 = MAX(0, from), b->in1 = MIN(s->H, to);
-    return (ConvKey){.H = b->in1 - b->in0, .W = s->W, .I = s->I, .Ho = b->y1 - b->y0, .Wo = s->Wo, .O = s->wide,
-                     .kh = s->kh, .kw = s->kw, .stride = s->stride, .top = b->in0 - from, .bottom = to - b->in1,
-                     .left = s->pad[2], .right = (s->Wo - 1) * s->stride + s->kw - s->W - s->pad[2], .bias = bias};
+    return (ConvKey){.H = b->in1 - b->in0,
+                     .W = s->W,
+                     .I = s->I,
+                     .Ho = b->y1 - b->y0,
+                     .Wo = s->Wo,
+                     .O = s->wide,
+                     .kh = s->kh,
+                     .kw = s->kw,
+                     .stride = s->stride,
+                     .top = b->in0 - from,
+                     .bottom = to - b->in1,
+                     .left = s->pad[2],
+                     .right = (s->Wo - 1) * s->stride + s->kw - s->W - s->pad[2],
+                     .bias = bias};
 }
 
 static void job_release(Job *j)
@@ -152,7 +165,8 @@ static bool execute(const Job *j, int band, const float *x, float *z, void *scra
     dnnl_stream_t stream = NULL;
     const dnnl_engine_t e = dnn_engine();
     bool done = !dnnl_stream_create(&stream, e, dnnl_stream_default_flags) &&
-                !dnnl_memory_create(&src, &c->src, e, (void *)x) && !dnnl_memory_create(&dst, &c->dst, e, z) &&
+                !dnnl_memory_create(&src, &c->src, e, (void *)x) &&
+                !dnnl_memory_create(&dst, &c->dst, e, z) &&
                 !dnnl_memory_create(&scratch, &c->scratchpad, e, scratchpad) &&
                 (!j->bias || !dnnl_memory_create(&bias, &c->bias, e, (void *)j->bias));
     if (done) {
@@ -161,7 +175,8 @@ static bool execute(const Job *j, int band, const float *x, float *z, void *scra
                                         {DNNL_ARG_DST, dst},
                                         {DNNL_ARG_SCRATCHPAD, scratch},
                                         {DNNL_ARG_BIAS, bias}};
-        done = !dnnl_primitive_execute(c->primitive, stream, j->bias ? 5 : 4, args) && !dnnl_stream_wait(stream);
+        done =
+            !dnnl_primitive_execute(c->primitive, stream, j->bias ? 5 : 4, args) && !dnnl_stream_wait(stream);
     }
     if (src)
         dnnl_memory_destroy(src);
@@ -199,7 +214,8 @@ static int job_run(Cx *cx, Job *j, char *room)
     TRY(job_weights(cx, j, &room));
     PARALLEL_TILES(cx)
     for (int64_t i = 0; i < j->s.N * j->bands; i++)
-        if (!one_tile(cx, j, i / j->bands, (int)(i % j->bands), room + (size_t)omp_get_thread_num() * j->each))
+        if (!one_tile(cx, j, i / j->bands, (int)(i % j->bands),
+                      room + (size_t)omp_get_thread_num() * j->each))
             atomic_store(&failed, 1);
     if (failed)
         cx_fail(cx, GIMBAL_ENOMEM, "conv2d %s: oneDNN failed to run", j->call->w[0]->name);

@@ -1,8 +1,8 @@
 /* dnn_linear.c: linear and 1x1 convolution by oneDNN's matrix product, z [rows, O] = x [rows, I] * w [O, I]'.
  *
  * Work is cut into tiles of ROWS rows; with few rows (a time embedding, a prompt) also into bands of output
- * channels, and then the epilogue waits for all of them. Weights stay in the file's own order: a float32 file is read
- * where it is mapped. */
+ * channels, and then the epilogue waits for all of them. Weights stay in the file's own order: a float32 file
+ * is read where it is mapped. */
 #include "tensor/cpu/dnn.h"
 
 enum { ROWS = 256, WANTED_TILES = 8, LEAST_COLUMNS = 64 };
@@ -27,12 +27,13 @@ size_t dnn_linear_scratch(const Cx *cx, const Call *call)
     if (call->epi.act != ACT_GEGLU)
         return 0;
     const size_t row = (size_t)c.wide * sizeof(float);
-    return c.columns < c.wide ? (size_t)c.rows * row : (size_t)cx->threads * round64((size_t)MIN(ROWS, c.rows) * row);
+    return c.columns < c.wide ? (size_t)c.rows * row
+                              : (size_t)cx->threads * round64((size_t)MIN(ROWS, c.rows) * row);
 }
 
 /* Columns [from, to) of n rows of z. */
-static bool product(const Call *call, const Cut *c, const float *w, int64_t r, int64_t n, int64_t from, int64_t to,
-                    float *z)
+static bool product(const Call *call, const Cut *c, const float *w, int64_t r, int64_t n, int64_t from,
+                    int64_t to, float *z)
 {
     const int was = dnn_single();
     const dnnl_status_t status = dnnl_sgemm('N', 'T', n, to - from, c->I, 1.0f, row_at(call->in[0], r), c->ld,

@@ -1,6 +1,6 @@
 /* loop.c: the loop backend: fused plain loops that the compiler vectorises, forward only. Norms with SiLU
- * (loop_norm.c), attention (loop_attention.c), the epilogue of convolutions and linears (loop_epilogue.c), and here
- * the ops that only move or add rows. What it does not do falls to ref.
+ * (loop_norm.c), attention (loop_attention.c), the epilogue of convolutions and linears (loop_epilogue.c),
+ * and here the ops that only move or add rows. What it does not do falls to ref.
  *
  * Same results for any number of threads; instruction sets may differ in the last bits. */
 #include "tensor/cpu/loop.h"
@@ -24,7 +24,7 @@ static int loop_add(Cx *cx, const Call *call)
 {
     const Tensor *a = call->in[0], *b = call->in[1], *y = call->out;
     FOR_ROW_BLOCKS(cx, y, r, n)
-        add_rows(row_at(a, r), a->ld, row_at(b, r), b->ld, row_at(y, r), n, tensor_channels(y));
+    add_rows(row_at(a, r), a->ld, row_at(b, r), b->ld, row_at(y, r), n, tensor_channels(y));
     return 0;
 }
 
@@ -65,7 +65,7 @@ static int loop_act(Cx *cx, const Call *call)
 {
     const Tensor *x = call->in[0], *y = call->out;
     FOR_ROW_BLOCKS(cx, y, r, n)
-        act_rows(call->a.act, row_at(x, r), x->ld, row_at(y, r), n, tensor_channels(y));
+    act_rows(call->a.act, row_at(x, r), x->ld, row_at(y, r), n, tensor_channels(y));
     return 0;
 }
 

@@ -1,15 +1,22 @@
 /* loop_attention.c: attention with online softmax; scores exist for 16 queries and KEYS keys at a time.
  *
- * Sixteen queries lie across the lanes of a vector: scores, maxima and sums are vertical, keys and values are read
- * where they are (one value for all lanes), and only the queries and the result are transposed, once. Lanes are
- * positions in space and frames in time, so neither needs a permuted copy. For a block of keys, per query:
+ * Sixteen queries lie across the lanes of a vector: scores, maxima and sums are vertical, keys and values are
+ * read where they are (one value for all lanes), and only the queries and the result are transposed, once.
+ * Lanes are positions in space and frames in time, so neither needs a permuted copy. For a block of keys, per
+ * query:
  *
- *     m' = max(m, max s),  a = exp(m - m'),  p = exp(s - m'),  l = l*a + sum p,  y = y*a + p v;   at the end y / l
+ *     m' = max(m, max s),  a = exp(m - m'),  p = exp(s - m'),  l = l*a + sum p,  y = y*a + p v;   at the end
+ * y / l
  *
  * Loops over lanes are plain: the compiler keeps four rows of lanes in registers, on any instruction set. */
 #include "tensor/cpu/loop.h"
 
-enum { LANES = 16, KEYS = 128, TILE = 4, AT_ONCE = 4 }; /* TILE groups of queries share a block of keys in the cache */
+enum {
+    LANES = 16,
+    KEYS = 128,
+    TILE = 4,
+    AT_ONCE = 4
+}; /* TILE groups of queries share a block of keys in the cache */
 
 typedef struct {
     float v[LANES];
@@ -33,10 +40,13 @@ size_t loop_attention_scratch(const Call *call)
     return (size_t)(2 * D * TILE + KEYS) * sizeof(Lanes);
 }
 
-/* s[j] = scale * (k_j . q) for AT_ONCE keys from k on, `last` the last that exists (it stands in for the rest). */
-INLINE void some_scores(const Lanes *q, int64_t D, const float *k, int64_t ld, int64_t last, float scale, Lanes *s)
+/* s[j] = scale * (k_j . q) for AT_ONCE keys from k on, `last` the last that exists (it stands in for the
+ * rest). */
+INLINE void some_scores(const Lanes *q, int64_t D, const float *k, int64_t ld, int64_t last, float scale,
+                        Lanes *s)
 {
-    const float *k0 = k, *k1 = k + MIN(1, last) * ld, *k2 = k + MIN(2, last) * ld, *k3 = k + MIN(3, last) * ld;
+    const float *k0 = k, *k1 = k + MIN(1, last) * ld, *k2 = k + MIN(2, last) * ld,
+                *k3 = k + MIN(3, last) * ld;
     Lanes s0 = {{0}}, s1 = {{0}}, s2 = {{0}}, s3 = {{0}};
     for (int64_t d = 0; d < D; d++) {
         const float *x = q[d].v, a0 = k0[d], a1 = k1[d], a2 = k2[d], a3 = k3[d];
@@ -96,7 +106,8 @@ CLONES static void soften(Group *g, int64_t count, Lanes *s, Lanes *fade)
 }
 
 /* y[c] = y[c] * fade + sum over keys of p * v[c], for four channels. */
-INLINE void some_values(const Lanes *p, const float *v, int64_t ld, int64_t count, const Lanes *fade, Lanes *y)
+INLINE void some_values(const Lanes *p, const float *v, int64_t ld, int64_t count, const Lanes *fade,
+                        Lanes *y)
 {
     Lanes y0, y1, y2, y3;
 #pragma omp simd
@@ -132,7 +143,8 @@ CLONES static void values(const Lanes *p, int64_t D, const Block *b, const Lanes
 }
 
 /* One block of keys for up to TILE groups. later: key index of the block's first row when causal, else -1. */
-static void one_block(Group *groups, int n_groups, const Block *b, int64_t D, float scale, int64_t later, Lanes *s)
+static void one_block(Group *groups, int n_groups, const Block *b, int64_t D, float scale, int64_t later,
+                      Lanes *s)
 {
     for (int i = 0; i < n_groups; i++) {
         Lanes fade;
@@ -164,7 +176,8 @@ static void load_group(const Call *call, const Queries *t, int64_t from, int64_t
     memset(g->y, 0, (size_t)D * sizeof(Lanes));
 }
 
-static void store_group(const Call *call, const Queries *t, int64_t from, int64_t D, int64_t channel, const Group *g)
+static void store_group(const Call *call, const Queries *t, int64_t from, int64_t D, int64_t channel,
+                        const Group *g)
 {
     for (int64_t i = 0; i < g->count; i++) {
         float *y = row_at(call->out, t->first + (from + i) * t->step) + channel;
@@ -189,8 +202,9 @@ static void one_tile(const Call *call, const Queries *t, int head)
     for (int set = 0; set < call->a.attn.n_kv; set++) {
         /* the last query of the tile sees most */
         const int64_t end = t->index + t->count - 1;
-        const KeyRows rows = call->a.attn.arg.in_time ? key_rows(call, set, t->frame - t->index + end, t->position)
-                                                      : key_rows(call, set, t->frame, end);
+        const KeyRows rows = call->a.attn.arg.in_time
+                                 ? key_rows(call, set, t->frame - t->index + end, t->position)
+                                 : key_rows(call, set, t->frame, end);
         const Tensor *k = call->in[1 + 2 * set], *v = call->in[2 + 2 * set];
         for (int64_t j = 0; j < rows.count; j += KEYS) {
             const int64_t row = rows.first + j * rows.step;
@@ -208,14 +222,16 @@ int loop_attention(Cx *cx, const Call *call)
 {
     const AttnArg *a = &call->a.attn.arg;
     const int64_t S = call->in[0]->n[1], F = a->frames, clips = call->in[0]->n[0] / F;
-    const int64_t queries = a->in_time ? F : S, per_tile = TILE * LANES, tiles = (queries + per_tile - 1) / per_tile;
+    const int64_t queries = a->in_time ? F : S, per_tile = TILE * LANES,
+                  tiles = (queries + per_tile - 1) / per_tile;
     const int64_t lines = a->in_time ? clips * S : clips * F; /* whose queries see each other */
     PARALLEL_TILES(cx)
     for (int64_t i = 0; i < lines * tiles; i++) {
         const int64_t line = i / tiles, index = i % tiles * per_tile;
         Queries t = {.count = MIN(per_tile, queries - index), .index = index};
         if (a->in_time)
-            t.frame = line / S * F + index, t.position = line % S, t.step = S, t.first = t.frame * S + t.position;
+            t.frame = line / S * F + index, t.position = line % S, t.step = S,
+            t.first = t.frame * S + t.position;
         else
             t.frame = line, t.position = index, t.step = 1, t.first = line * S + index;
         for (int head = 0; head < a->heads; head++)

@@ -2,8 +2,8 @@
  *
  *     y = act(z + bias + row[r / row_per]) * scale + add
  *
- * Channels go in blocks through a small buffer, so that each term is one plain loop whatever the combination, and z
- * may be the result's own memory. */
+ * Channels go in blocks through a small buffer, so that each term is one plain loop whatever the combination,
+ * and z may be the result's own memory. */
 #include "tensor/cpu/loop.h"
 
 enum { BLOCK = 256 };
@@ -60,8 +60,8 @@ INLINE void finish(const float *a, float scale, const float *add, int64_t n, flo
 }
 
 /* One row of C result channels. */
-CLONES static void row_tail(const Epi *e, const float *z, const float *bias, const float *row, const float *add,
-                            float *y, int64_t C)
+CLONES static void row_tail(const Epi *e, const float *z, const float *bias, const float *row,
+                            const float *add, float *y, int64_t C)
 {
     const float scale = e->scale != 0 ? e->scale : 1.0f;
     float a[BLOCK], gate[BLOCK];
@@ -75,7 +75,8 @@ CLONES static void row_tail(const Epi *e, const float *z, const float *bias, con
     }
 }
 
-void epilogue_rows(Cx *cx, const Call *call, const float *z, int64_t ldz, int64_t r0, int64_t n, const float *bias)
+void epilogue_rows(Cx *cx, const Call *call, const float *z, int64_t ldz, int64_t r0, int64_t n,
+                   const float *bias)
 {
     const Epi *e = &call->epi;
     const int64_t C = tensor_channels(call->out);

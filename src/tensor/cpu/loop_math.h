@@ -1,5 +1,5 @@
-/* loop_math.h: exponential and activations in float32 as straight-line arithmetic, so that a loop over them is
- * vectorised on any instruction set. No branches, no tables; NaN stays NaN.
+/* loop_math.h: exponential and activations in float32 as straight-line arithmetic, so that a loop over them
+ * is vectorised on any instruction set. No branches, no tables; NaN stays NaN.
  *
  *     exp     2 ulp on [-87, 88], held at the ends outside (1.6e-38 instead of 0)
  *     GELU    x * P(X < x) for a normal X, absolute error 2.4e-7 (half an ulp of the result at 4)

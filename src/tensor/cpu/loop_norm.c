@@ -1,12 +1,14 @@
 /* loop_norm.c: GroupNorm and LayerNorm, with SiLU in the same pass.
  *
- * GroupNorm reads x twice and writes once. A set's rows are cut into chunks of ROW_BLOCK rows; each gives per group
- * its mean and sum of squared deviations (m, d), taken about the chunk's first row so that float32 sums stay small:
+ * GroupNorm reads x twice and writes once. A set's rows are cut into chunks of ROW_BLOCK rows; each gives per
+ * group its mean and sum of squared deviations (m, d), taken about the chunk's first row so that float32 sums
+ * stay small:
  *
  *     channel:  m = k + s1/R,  d = s2 - s1*s1/R      s1, s2: sums of (x - k) and (x - k)^2
  *     merging n sets of equal meaning:  d = sum d_i + sum R_i (m_i - m)^2
  *
- * Chunks are merged in order, in double: any number of threads gives the same bytes. LayerNorm is row by row. */
+ * Chunks are merged in order, in double: any number of threads gives the same bytes. LayerNorm is row by row.
+ */
 #include "tensor/cpu/loop.h"
 
 enum { PARTS = 16 }; /* partial sums of a row */
@@ -106,8 +108,8 @@ static void set_center(const Job *j, int64_t set)
 }
 
 /* y = (x - mean) * factor + shift on `rows` rows, then SiLU. */
-CLONES static void apply(const float *x, int64_t ld, int64_t rows, int64_t C, const float *mean, const float *factor,
-                         const float *shift, bool silu, float *y)
+CLONES static void apply(const float *x, int64_t ld, int64_t rows, int64_t C, const float *mean,
+                         const float *factor, const float *shift, bool silu, float *y)
 {
     for (int64_t r = 0; r < rows; r++, x += ld, y += C) {
         if (silu) {
@@ -138,13 +140,14 @@ static int group_norm(Cx *cx, const Call *call, const float *scale, const float 
     for (int64_t i = 0; i < j.sets * j.chunks; i++) {
         const int64_t set = i / j.chunks, from = i % j.chunks * ROW_BLOCK;
         const float *mean = j.center + set * 2 * j.C;
-        apply(row_at(call->in[0], set * j.rows + from), call->in[0]->ld, MIN(ROW_BLOCK, j.rows - from), j.C, mean,
-              mean + j.C, shift, call->a.norm.act == ACT_SILU, row_at(call->out, set * j.rows + from));
+        apply(row_at(call->in[0], set * j.rows + from), call->in[0]->ld, MIN(ROW_BLOCK, j.rows - from), j.C,
+              mean, mean + j.C, shift, call->a.norm.act == ACT_SILU, row_at(call->out, set * j.rows + from));
     }
     return 0;
 }
 
-/* Sum of (x - about)^power over one row, power 1 or 2, in 16 partial sums: one long float sum would lose digits. */
+/* Sum of (x - about)^power over one row, power 1 or 2, in 16 partial sums: one long float sum would lose
+ * digits. */
 INLINE double row_sum(const float *x, int64_t C, float about, int power)
 {
     float part[PARTS] = {0};

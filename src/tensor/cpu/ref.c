@@ -1,6 +1,6 @@
-/* ref.c: the reference backend: plain loops that say what every op means, forward and backward. It takes every call
- * and is the last of the chain. Sums are kept in double. One file per family: ref_conv.c (convolution, linear and
- * their epilogue backward), ref_norm.c, ref_attention.c, ref_rest.c.
+/* ref.c: the reference backend: plain loops that say what every op means, forward and backward. It takes
+ * every call and is the last of the chain. Sums are kept in double. One file per family: ref_conv.c
+ * (convolution, linear and their epilogue backward), ref_norm.c, ref_attention.c, ref_rest.c.
  *
  * Owns pack slot 0: a weight widened to float32, shared with every backend that wants plain floats. */
 #include "tensor/cpu/ref.h"

@@ -2,9 +2,9 @@
  *
  *     p = softmax(q k' * scale),  y = p v        over the concatenation of n_kv key sets
  *
- * Which rows are a query's keys is key_rows() of cpu.c: the frame's own, the same position over the clip's frames,
- * or the clip's set. Backward: dp = dy v', ds = p * (dp - sum(p * dp)) * scale, dq = ds k, dk += ds' q, dv += p' dy.
- * Keys and values belong to one clip, so clips and heads are independent. */
+ * Which rows are a query's keys is key_rows() of cpu.c: the frame's own, the same position over the clip's
+ * frames, or the clip's set. Backward: dp = dy v', ds = p * (dp - sum(p * dp)) * scale, dq = ds k, dk += ds'
+ * q, dv += p' dy. Keys and values belong to one clip, so clips and heads are independent. */
 #include "tensor/cpu/ref.h"
 
 /* Two rows of doubles as long as the key set. */
@@ -76,7 +76,8 @@ typedef struct {
     int64_t ldk, ldv;
 } KvGrad;
 
-/* Adds what one query (f, s) gives to q, k and v at channels [from, from + D). gy: gradient of the result's row. */
+/* Adds what one query (f, s) gives to q, k and v at channels [from, from + D). gy: gradient of the result's
+ * row. */
 static void query_back(const Call *call, const KvGrad *g, int64_t f, int64_t s, int64_t from, int64_t D,
                        const float *gy, float *gq, double *p)
 {
@@ -126,7 +127,8 @@ int ref_attention_back(Cx *cx, const Call *call)
         const int64_t clip = i / a->heads, from = i % a->heads * D;
         double *p = thread_scratch(call, ref_attention_scratch(call));
         for (int64_t r = clip * rows; r < (clip + 1) * rows; r++)
-            query_back(call, kv, r / S, r % S, from, D, gy + r * ld + from, gq ? gq + r * ldq + from : NULL, p);
+            query_back(call, kv, r / S, r % S, from, D, gy + r * ld + from, gq ? gq + r * ldq + from : NULL,
+                       p);
     }
     return 0;
 }

@@ -3,9 +3,9 @@
  *     z[n,y,x,o] = sum over i,u,v of X[n, y*stride + u - top, x*stride + v - left, i] * w[o,i,u,v]
  *     out = act(z + bias + row[r / row_per]) * scale + add
  *
- * A linear is the same with 1x1 taps on one picture of 1 x rows. Rows r are pixels in memory order. Sums in double.
- * Backward makes the gradient gz of z first (epilogue_back), then gathers: every value has one owner, so that any
- * number of threads gives the same bytes. */
+ * A linear is the same with 1x1 taps on one picture of 1 x rows. Rows r are pixels in memory order. Sums in
+ * double. Backward makes the gradient gz of z first (epilogue_back), then gathers: every value has one owner,
+ * so that any number of threads gives the same bytes. */
 #include "tensor/cpu/ref.h"
 
 /* x*w at output pixel r, without bias. */
@@ -37,7 +37,8 @@ int ref_conv(Cx *cx, const Call *call)
         return cx->err->code;
     PARALLEL_FOR(cx)
     for (int64_t r = 0; r < tensor_rows(call->out); r++) {
-        float *z = halves ? thread_scratch(call, round64((size_t)s.wide * sizeof(float))) : row_at(call->out, r);
+        float *z =
+            halves ? thread_scratch(call, round64((size_t)s.wide * sizeof(float))) : row_at(call->out, r);
         one_pixel(&s, call->in[0]->d, w, r, z);
         epilogue_rows(cx, call, z, s.wide, r, 1, bias);
     }
@@ -162,7 +163,8 @@ static void weight_back(const ConvShape *s, const float *x, const float *gz, int
             for (int64_t v = 0; v < s->kw; v++) {
                 double sum = 0;
                 for (int64_t r = 0; r < s->N * s->Ho * s->Wo; r++) {
-                    const int64_t n = r / (s->Ho * s->Wo), row = r / s->Wo % s->Ho * s->stride + u - s->pad[0],
+                    const int64_t n = r / (s->Ho * s->Wo),
+                                  row = r / s->Wo % s->Ho * s->stride + u - s->pad[0],
                                   col = r % s->Wo * s->stride + v - s->pad[2];
                     if (row >= 0 && row < s->H && col >= 0 && col < s->W)
                         sum += (double)gz[r * s->wide + o] * x[((n * s->H + row) * s->W + col) * s->ld + i];

@@ -77,8 +77,9 @@ static Point point(const Call *call, Moments m, double scale, double shift, int6
     return (Point){h, gy * act_slope(call->a.norm.act, h * scale + shift)};
 }
 
-static void set_back(const Call *call, const Sets *s, int64_t set, int64_t group, Moments m, const float *scale,
-                     const float *shift, const float *gy, int64_t ld, float *gx, int64_t ldx)
+static void set_back(const Call *call, const Sets *s, int64_t set, int64_t group, Moments m,
+                     const float *scale, const float *shift, const float *gy, int64_t ld, float *gx,
+                     int64_t ldx)
 {
     const double count = (double)(s->rows * s->width);
     double mean_d = 0, mean_dh = 0;
@@ -95,8 +96,8 @@ static void set_back(const Call *call, const Sets *s, int64_t set, int64_t group
     }
 }
 
-static void channel_back(const Call *call, const Sets *s, const Moments *m, int64_t c, double scale, double shift,
-                         const float *gy, int64_t ld)
+static void channel_back(const Call *call, const Sets *s, const Moments *m, int64_t c, double scale,
+                         double shift, const float *gy, int64_t ld)
 {
     float *gscale = weight_grad(call->w[0]), *gshift = weight_grad(call->w[1]);
     double sum = 0, sum_h = 0;

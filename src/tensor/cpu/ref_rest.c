@@ -1,5 +1,5 @@
-/* ref_rest.c: the meaning of the small ops: activation, addition, row addition, concatenation, nearest-neighbour
- * resize, table look-up, mean square error. Each forward is followed by its backward.
+/* ref_rest.c: the meaning of the small ops: activation, addition, row addition, concatenation,
+ * nearest-neighbour resize, table look-up, mean square error. Each forward is followed by its backward.
  *
  * Tensors are rows x channels; x[r] is row r. */
 #include "tensor/cpu/ref.h"
@@ -89,7 +89,8 @@ int ref_rows(Cx *cx, const Call *call)
 
 int ref_rows_back(Cx *cx, const Call *call)
 {
-    const int64_t n = tensor_rows(call->in[1]), C = tensor_channels(call->out), total = tensor_rows(call->out);
+    const int64_t n = tensor_rows(call->in[1]), C = tensor_channels(call->out),
+                  total = tensor_rows(call->out);
     int64_t ld = 0, ldr = 0;
     const float *gy = grad_of(call->out, &ld);
     float *grows = grad_of(call->in[1], &ldr);
@@ -167,8 +168,8 @@ static int64_t table_row(Cx *cx, const Call *call, int64_t i)
     const int64_t id = call->in[0] ? ((const int32_t *)call->in[0]->d)[i] : i;
     if (id >= 0 && id < rows)
         return id;
-    cx_fail(cx, GIMBAL_EMODEL, "%s: id %lld at place %lld, the table has rows 0 to %lld", table->name, (long long)id,
-            (long long)i, (long long)rows - 1);
+    cx_fail(cx, GIMBAL_EMODEL, "%s: id %lld at place %lld, the table has rows 0 to %lld", table->name,
+            (long long)id, (long long)i, (long long)rows - 1);
     return -1;
 }
 
