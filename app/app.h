@@ -27,8 +27,7 @@
             return try_code_;                                                                                \
     } while (0)
 
-/* ---- subcommands: main.c
- * ---------------------------------------------------------------------------------------- */
+/* ---- subcommands: main.c ----------------------------------------------------------------- */
 
 enum { TABLE_ROOM = 64 };
 
@@ -57,8 +56,7 @@ typedef struct {
 #define COMMAND_EXTERN(name) extern const Command command_##name;
 COMMANDS(COMMAND_EXTERN)
 
-/* ---- flags, help, small tools: cli.c
- * -------------------------------------------------------------------------------- */
+/* ---- flags, help, small tools: cli.c ----------------------------------------------------- */
 
 /* As in the library: the first error is kept, the code returned. hint NULL: none. */
 int complain(gimbal_error *, int code, const char *hint, const char *fmt, ...)
@@ -96,8 +94,7 @@ void print_tree(const json_t *, int indent, FILE *);
 /* Everything printed so far has arrived; EIO when not (quiet about a closed pipe). */
 int flush_stdout(gimbal_error *);
 
-/* ---- progress, memory, Ctrl-C: progress.c
- * ------------------------------------------------------------------------------ */
+/* ---- progress, memory, Ctrl-C: progress.c ------------------------------------------------ */
 
 typedef struct {
     bool quiet, terminal;
@@ -123,8 +120,7 @@ int signals_seen(void); /* the signal's number, or 0 */
 /* ECANCEL once a signal was seen. */
 int check_signals(gimbal_error *);
 
-/* ---- outputs: output.c
- * ---------------------------------------------------------------------------------------------------- */
+/* ---- outputs: output.c ------------------------------------------------------------------- */
 
 typedef struct {
     const char *path;
@@ -146,8 +142,7 @@ int output_close(Output *, gimbal_error *);
 void output_drop(Output *); /* nothing to do after a close */
 uint64_t output_bytes(const char *path, int width, int height, int frames);
 
-/* ---- one model, latents in files: recipe.c
- * ------------------------------------------------------------------------------------ */
+/* ---- one model, latents in files: recipe.c ----------------------------------------------- */
 
 /* Opens the model and prints its notes on stderr unless quiet. */
 int open_model(gimbal_engine **, const char *model, const char *motion, bool quiet, gimbal_error *);
@@ -165,9 +160,7 @@ json_t *recipe_make(const gimbal_engine *, const gimbal_settings *, double fps, 
 /* The recipe that a clip or a safetensors file carries, as text; caller frees. 0 with *text NULL: none. */
 int recipe_read(const char *path, char **text, gimbal_error *);
 
-/* ---- one clip: clip.c
- * ----------------------------------------------------------------------------------------------------------
- */
+/* ---- one clip: clip.c -------------------------------------------------------------------- */
 
 /* In: what to make and where to. Out, after clip_begin: session, shape, recipe; after clip_make: the figures.
  */

@@ -14,8 +14,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-/* ---- errors
- * ------------------------------------------------------------------------------------------------------ */
+/* ---- errors ------------------------------------------------------------------------------ */
 
 int complain(gimbal_error *err, int code, const char *hint, const char *fmt, ...)
 {
@@ -42,9 +41,7 @@ int unknown_word(const char *const *words, const char *what, const char *word, g
     return gimbal_set(choice, &chosen, what, word, "", err);
 }
 
-/* ---- flags
- * ---------------------------------------------------------------------------------------------------------
- */
+/* ---- flags ------------------------------------------------------------------------------- */
 
 static int join_tables(Args *args, const Command *command, gimbal_error *err)
 {
@@ -153,9 +150,7 @@ void args_free(Args *args)
     free(args->words);
 }
 
-/* ---- help
- * -------------------------------------------------------------------------------------------------------------
- */
+/* ---- help -------------------------------------------------------------------------------- */
 
 /* "--spacing leading|linspace|trailing" */
 static void print_label(const gimbal_option *o, const char *dashes, char *out, size_t room)
@@ -219,9 +214,7 @@ bool print_registry(const char *kind, FILE *out)
     return n > 0;
 }
 
-/* ---- paths
- * ----------------------------------------------------------------------------------------------------------------
- */
+/* ---- paths ------------------------------------------------------------------------------- */
 
 bool ends_with(const char *text, const char *ending)
 {
@@ -293,9 +286,7 @@ char *numbered_path(const char *path, int number)
     return n < 0 ? NULL : out;
 }
 
-/* ---- JSON
- * -------------------------------------------------------------------------------------------------------------------
- */
+/* ---- JSON -------------------------------------------------------------------------------- */
 
 json_t *json_text(const char *text)
 {

@@ -19,8 +19,7 @@ static size_t count_of(gimbal_shape s)
     return (size_t)s.c * (size_t)s.f * (size_t)s.h * (size_t)s.w;
 }
 
-/* ---- begin
- * ------------------------------------------------------------------------------------------------------- */
+/* ---- begin ------------------------------------------------------------------------------- */
 
 /* A pass has ended: its result is kept when it will be shown. */
 static int keep_pass(Clip *clip, const gimbal_progress *p)
@@ -129,8 +128,7 @@ void clip_end(Clip *clip)
     json_decref(clip->recipe);
 }
 
-/* ---- decoding
- * ------------------------------------------------------------------------------------------------------- */
+/* ---- decoding ---------------------------------------------------------------------------- */
 
 typedef struct {
     Output *to[2]; /* second may be NULL */
@@ -161,9 +159,7 @@ static int open_output(const Clip *clip, Output *out, const char *path, gimbal_e
     return output_open(out, path, s->width, s->height, s->frames, clip->fps, clip->recipe_text, err);
 }
 
-/* ---- passes
- * ------------------------------------------------------------------------------------------------------------
- */
+/* ---- passes ------------------------------------------------------------------------------ */
 
 /* DIR/pass2.mp4 in OUT's format, DIR/pass2-%03d.png for a sequence, DIR/0001-pass2.mp4 of several clips. */
 static char *pass_path(const Clip *clip, int pass, const char *ending)
@@ -229,9 +225,7 @@ static int rescue_passes(Clip *clip)
     return kept;
 }
 
-/* ---- making
- * -------------------------------------------------------------------------------------------------------------
- */
+/* ---- making ------------------------------------------------------------------------------ */
 
 /* The error of a run that was stopped says where it was and what is left of it. */
 static int say_cancelled(Clip *clip, gimbal_error *err)

@@ -62,8 +62,7 @@ typedef struct {
     int n_prompts;
 } Job;
 
-/* ---- what can be refused without a model
- * --------------------------------------------------------------------------- */
+/* ---- what can be refused without a model ------------------------------------------------- */
 
 static int check_utf8(const char *what, const char *text, gimbal_error *err)
 {
@@ -130,8 +129,7 @@ static int check_flags(const Args *args, const Flags *f, gimbal_error *err)
     return check_outputs(f, err);
 }
 
-/* ---- prompts of a file
- * ---------------------------------------------------------------------------------------------- */
+/* ---- prompts of a file ------------------------------------------------------------------- */
 
 static int read_text(const char *path, char **out, gimbal_error *err)
 {
@@ -188,9 +186,7 @@ static int find_prompts(Job *job, gimbal_error *err)
     return job->prompts ? GIMBAL_OK : fail_memory(err);
 }
 
-/* ---- --again
- * ------------------------------------------------------------------------------------------------------------
- */
+/* ---- --again ----------------------------------------------------------------------------- */
 
 /* The program's own part of a recipe: flags win over it. */
 static int apply_own_part(Job *job, gimbal_error *err)
@@ -254,9 +250,7 @@ static int resolve(Job *job, gimbal_settings *out, gimbal_error *err)
     return GIMBAL_OK;
 }
 
-/* ---- results
- * ----------------------------------------------------------------------------------------------------------------
- */
+/* ---- results ----------------------------------------------------------------------------- */
 
 static json_t *seed_json(uint64_t seed)
 {
@@ -325,9 +319,7 @@ static void announce(const Clip *clip, const gimbal_cost *cost, int clips)
             print_bytes(total_bytes(clip, cost), memory));
 }
 
-/* ---- the work
- * ------------------------------------------------------------------------------------------------------------------
- */
+/* ---- the work ---------------------------------------------------------------------------- */
 
 /* number: 0 for the only clip, else from 1. The names live until the clip has ended. */
 static int make_clip(Job *job, const gimbal_settings *s, const gimbal_cost *cost, int number, int clips,

@@ -116,9 +116,9 @@ static int exit_status(int code, const gimbal_error *err)
     return code == GIMBAL_EUSAGE ? 2 : 1;
 }
 
-/* OpenMP's threads wait for each other by spinning, up to a millisecond a time; where the cores are shared with other
- * work that multiplies the run time (measured: 4 times at load 7 on two cores). libgomp reads its environment before
- * main, so the calmer policy needs a fresh start. What the user has set stays. */
+/* OpenMP's threads wait for each other by spinning, up to a millisecond a time; where the cores are shared
+ * with other work that multiplies the run time (measured: 4 times at load 7 on two cores). libgomp reads its
+ * environment before main, so the calmer policy needs a fresh start. What the user has set stays. */
 static void wait_passively(char **argv)
 {
     if (getenv("OMP_WAIT_POLICY") || getenv("GOMP_SPINCOUNT") || setenv("OMP_WAIT_POLICY", "passive", 1))

@@ -44,8 +44,7 @@ static uint64_t anon_now(void)
     return 1024 * (uint64_t)kilobytes;
 }
 
-/* ---- the line
- * ------------------------------------------------------------------------------------------------------ */
+/* ---- the line ---------------------------------------------------------------------------- */
 
 Progress progress_begin(bool quiet)
 {
@@ -133,9 +132,7 @@ int progress_show(Progress *p, const gimbal_progress *s)
     return signals_seen();
 }
 
-/* ---- signals
- * ---------------------------------------------------------------------------------------------------------
- */
+/* ---- signals ----------------------------------------------------------------------------- */
 
 static _Atomic(gimbal_session *) watched;
 static atomic_int signalled;

@@ -32,8 +32,7 @@ int warn_truncated(const gimbal_engine *engine, const char *what, const char *te
     return GIMBAL_OK;
 }
 
-/* ---- latents
- * ---------------------------------------------------------------------------------------------------- */
+/* ---- latents ----------------------------------------------------------------------------- */
 
 int latents_read(const char *path, const char *tensor, float **out, gimbal_shape *shape, gimbal_error *err)
 {
@@ -63,8 +62,7 @@ int latents_write(const char *path, const float *latents, gimbal_shape s, const 
     return gimbal_tensors_write(path, &tensor, 1, recipe ? metadata : NULL, err);
 }
 
-/* ---- recipes
- * ------------------------------------------------------------------------------------------------------ */
+/* ---- recipes ----------------------------------------------------------------------------- */
 
 json_t *recipe_make(const gimbal_engine *engine, const gimbal_settings *settings, double fps,
                     const char *latents, const char *reinit_noise)

@@ -30,7 +30,7 @@ extern "C" {
 
 #define GIMBAL_API __attribute__((visibility("default")))
 
-/* ---- errors ------------------------------------------------------------------------------------------ */
+/* ---- errors ------------------------------------------------------------------------------ */
 
 /* One list: the enum, the strings of gimbal_code_name and the program's exit status come from it. */
 #define GIMBAL_CODES(X)                                                                                      \
@@ -59,7 +59,7 @@ GIMBAL_API const char *gimbal_code_name(int code);
 GIMBAL_API const char *gimbal_version(void);
 GIMBAL_API const char *gimbal_build_info(void);
 
-/* ---- settings ---------------------------------------------------------------------------------------- */
+/* ---- settings ---------------------------------------------------------------------------- */
 
 typedef struct {
     int c, f, h, w; /* channels, frames, latent height, latent width */
@@ -136,7 +136,7 @@ GIMBAL_API const gimbal_option *gimbal_setting_options(void);
 GIMBAL_API int gimbal_set(const gimbal_option *table, void *object, const char *name, const char *value,
                           const char *what, gimbal_error *err);
 
-/* ---- registries --------------------------------------------------------------------------------------- */
+/* ---- registries -------------------------------------------------------------------------- */
 
 typedef struct {
     const char *name, *help, *source; /* source: the paper or code it follows */
@@ -146,7 +146,7 @@ typedef struct {
 /* The i-th entry of registry `kind` ("noise", "reinit", "sampler", "family"); 0, or EUSAGE past the end. */
 GIMBAL_API int gimbal_plugin_at(const char *kind, int i, gimbal_plugin *out);
 
-/* ---- engine: a loaded model, immutable, may be shared by threads --------------------------------------- */
+/* ---- engine: a loaded model, immutable, may be shared by threads ------------------------- */
 
 typedef struct gimbal_engine gimbal_engine;
 
@@ -187,8 +187,7 @@ GIMBAL_API int gimbal_predict(gimbal_engine *, const gimbal_settings *, gimbal_c
 GIMBAL_API int gimbal_tokenize(const gimbal_engine *, const char *text, int32_t ids[77], int *truncated,
                                gimbal_error *err);
 
-/* ---- recipes: all that is needed to make a clip again, as one line of JSON ------------------------------
- */
+/* ---- recipes: all that is needed to make a clip again, as one line of JSON --------------- */
 
 typedef struct gimbal_recipe gimbal_recipe;
 GIMBAL_API char *gimbal_recipe_json(const gimbal_engine *,
@@ -204,7 +203,7 @@ GIMBAL_API void gimbal_recipe_free(gimbal_recipe *);
 /* What a model folder or a safetensors file is, as JSON (caller frees). */
 GIMBAL_API int gimbal_describe(const char *path, char **json, gimbal_error *err);
 
-/* ---- session: one run, used by one thread at a time ---------------------------------------------------- */
+/* ---- session: one run, used by one thread at a time -------------------------------------- */
 
 typedef struct gimbal_session gimbal_session;
 
@@ -229,8 +228,7 @@ GIMBAL_API int gimbal_decode(gimbal_session *, const float *latents, gimbal_shap
 /* Async-signal-safe; seen between two operators. Cleared when the interrupted call has returned ECANCEL. */
 GIMBAL_API void gimbal_cancel(gimbal_session *);
 
-/* ---- noise without a model ------------------------------------------------------------------------------
- */
+/* ---- noise without a model --------------------------------------------------------------- */
 
 /* Draw a prior's initial noise for absolute frames frame0.. : out [C,F,h,w]. */
 GIMBAL_API int gimbal_noise(const char *spec, const char *rng, uint64_t seed, int64_t frame0,
@@ -244,8 +242,7 @@ GIMBAL_API int gimbal_mask(const char *spec, gimbal_shape shape, float *out, gim
 GIMBAL_API int gimbal_mix(const float *low, const float *high, const float *mask, int power,
                           gimbal_shape shape, float *out, gimbal_error *err);
 
-/* ---- tensors in files ------------------------------------------------------------------------------------
- */
+/* ---- tensors in files -------------------------------------------------------------------- */
 
 typedef struct {
     const char *name;

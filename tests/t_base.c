@@ -65,8 +65,7 @@ static int entries(const char *path)
     return n;
 }
 
-/* ---- errors
- * ------------------------------------------------------------------------------------------------------ */
+/* ---- errors ------------------------------------------------------------------------------ */
 
 static void the_first_error_is_kept(void **state)
 {
@@ -146,8 +145,7 @@ static void utf8_is_checked_strictly(void **state)
     }
 }
 
-/* ---- memory
- * -------------------------------------------------------------------------------------------------------- */
+/* ---- memory ------------------------------------------------------------------------------ */
 
 static bool all_zero(const unsigned char *p, size_t n)
 {
@@ -221,9 +219,7 @@ static void memory_of_this_process_is_seen(void **state)
     check(memory_available() > 1 << 20 && memory_available() < UINT64_C(1) << 50, "bytes available");
 }
 
-/* ---- files
- * ---------------------------------------------------------------------------------------------------------
- */
+/* ---- files ------------------------------------------------------------------------------- */
 
 static void files_are_read_whole_and_mapped(void **state)
 {
@@ -324,8 +320,7 @@ static void paths_are_joined_or_refused(void **state)
     check_fails(path_join(path, longest, "c", &err), GIMBAL_EUSAGE, err, "longer than");
 }
 
-/* ---- staged outputs
- * --------------------------------------------------------------------------------------------- */
+/* ---- staged outputs ---------------------------------------------------------------------- */
 
 static void a_stage_appears_whole_or_not_at_all(void **state)
 {
@@ -437,8 +432,7 @@ static void a_commit_that_fails_leaves_nothing(void **state)
     assert_int_equal(entries(folder), 1);
 }
 
-/* ---- threads and control groups
- * ------------------------------------------------------------------------------------ */
+/* ---- threads and control groups ---------------------------------------------------------- */
 
 static void at_least_one_thread_is_available(void **state)
 {

@@ -136,7 +136,7 @@ static void run_once(Setup setup, float *latents)
     rig_close(&rig);
 }
 
-/* ---- what a run is ---------------------------------------------------------------------------------- */
+/* ---- what a run is ----------------------------------------------------------------------- */
 
 static void one_pass_is_the_loop_written_out(void **state)
 {
@@ -290,7 +290,7 @@ static void every_plug_in_runs_with_every_other(void **state)
                 }
 }
 
-/* ---- progress --------------------------------------------------------------------------------------- */
+/* ---- progress ---------------------------------------------------------------------------- */
 
 static void progress_counts_steps_passes_and_calls(void **state)
 {
@@ -328,7 +328,7 @@ static void progress_counts_steps_passes_and_calls(void **state)
     rig_close(&rig);
 }
 
-/* ---- stopping and going on -------------------------------------------------------------------------- */
+/* ---- stopping and going on --------------------------------------------------------------- */
 
 enum { BY_CALLBACK, BY_NETWORK, BY_FLAG, WAYS };
 
@@ -398,7 +398,7 @@ static void a_raised_flag_stops_before_any_work(void **state)
     rig_close(&rig);
 }
 
-/* ---- what goes wrong -------------------------------------------------------------------------------- */
+/* ---- what goes wrong --------------------------------------------------------------------- */
 
 static void values_that_turn_non_finite_stop_the_run_with_their_place(void **state)
 {

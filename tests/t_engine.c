@@ -27,7 +27,7 @@ static void refused(const char *model, const char *motion, int code, const char 
     check(e == NULL, "an engine in spite of an error");
 }
 
-/* ---- opening --------------------------------------------------------------------------------- */
+/* ---- opening ----------------------------------------------------------------------------- */
 
 static void the_bundled_model_opens_with_its_own_numbers(void **state)
 {
@@ -192,7 +192,7 @@ static void a_pndm_folder_is_sampled_with_ddim_and_says_so(void **state)
     gimbal_close(e);
 }
 
-/* ---- settings -------------------------------------------------------------------------------- */
+/* ---- settings ---------------------------------------------------------------------------- */
 
 /* gimbal_begin with one option set from text, or refused by gimbal_set already. */
 static int begin_with(gimbal_engine *e, const char *name, const char *value)
@@ -308,7 +308,7 @@ static void long_prompts_are_cut_and_say_by_how_much(void **state)
     gimbal_close(e);
 }
 
-/* ---- runs ------------------------------------------------------------------------------------ */
+/* ---- runs -------------------------------------------------------------------------------- */
 
 /* A short run at odd sizes: 5 frames of 40 x 24, latents 5 x 3. */
 static gimbal_settings small(const gimbal_engine *e)
@@ -484,7 +484,7 @@ static void weights_that_are_not_finite_stop_the_run_with_the_layer_s_name(void 
     gimbal_close(e);
 }
 
-/* ---- decoding -------------------------------------------------------------------------------- */
+/* ---- decoding ---------------------------------------------------------------------------- */
 
 typedef struct {
     uint8_t rgb[9][24 * 40 * 3];
@@ -552,7 +552,7 @@ static void latents_that_cannot_be_decoded_are_refused(void **state)
     gimbal_close(e);
 }
 
-/* ---- cost ------------------------------------------------------------------------------------ */
+/* ---- cost -------------------------------------------------------------------------------- */
 
 static gimbal_cost cost_of(gimbal_engine *e, int frames, double cfg, const char *reinit)
 {

@@ -69,7 +69,7 @@ static float *start(Rig *rig, int pass, gimbal_shape s, const float *eps0, const
     return x;
 }
 
-/* ---- the plan --------------------------------------------------------------------------------------- */
+/* ---- the plan ---------------------------------------------------------------------------- */
 
 static void check_plan(const char *spec, int steps, const int *want, int n)
 {
@@ -130,7 +130,7 @@ static void wrong_specs_are_refused(void **state)
     }
 }
 
-/* ---- as published ----------------------------------------------------------------------------------- */
+/* ---- as published ------------------------------------------------------------------------ */
 
 /* FILTERS holds masks with DC in the middle (the shifted grid of the reference). */
 static size_t shifted(int f, int y, int x, int F, int h, int w)
@@ -235,7 +235,7 @@ static void compat_is_refused_with_samplers_that_it_breaks(void **state)
     arena_free(&rig.keep);
 }
 
-/* ---- corrected -------------------------------------------------------------------------------------- */
+/* ---- corrected --------------------------------------------------------------------------- */
 
 static void the_clips_mean_passes_whole_at_every_size_to_33(void **state)
 {
@@ -382,7 +382,7 @@ static void the_low_band_comes_from_the_clip_and_the_high_band_from_fresh_noise(
     arena_free(&rig.keep);
 }
 
-/* ---- every re-initialiser --------------------------------------------------------------------------- */
+/* ---- every re-initialiser ---------------------------------------------------------------- */
 
 static void every_reinit_plans_passes_and_starts_them_the_same_way_twice(void **state)
 {

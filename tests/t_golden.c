@@ -24,7 +24,7 @@ typedef struct {
 
 static gimbal_error err;
 
-/* ---- the manifest ---------------------------------------------------------------------------- */
+/* ---- the manifest ------------------------------------------------------------------------ */
 
 static json_t *manifest(void)
 {
@@ -133,7 +133,7 @@ static void for_each_run(const char *key, void (*test)(Golden *))
     check(made >= 7, "%d AnimateDiff runs in the manifest", made);
 }
 
-/* ---- text ------------------------------------------------------------------------------------ */
+/* ---- text -------------------------------------------------------------------------------- */
 
 static void check_ids(const Golden *g, const char *tensor, const char *text)
 {
@@ -176,7 +176,7 @@ static void prompts_become_the_reference_s_ids_and_context(void **state)
     for_each_run("args", check_text);
 }
 
-/* ---- steps ----------------------------------------------------------------------------------- */
+/* ---- steps ------------------------------------------------------------------------------- */
 
 static struct {
     const Golden *g;
@@ -213,7 +213,7 @@ static int spy_step(void *self, int k, size_t count, const float *x, const float
     return code;
 }
 
-/* ---- pictures -------------------------------------------------------------------------------- */
+/* ---- pictures ---------------------------------------------------------------------------- */
 
 typedef struct {
     const Golden *g;
@@ -244,7 +244,7 @@ static void check_pictures(gimbal_session *run, const Golden *g, const float *la
     check(l.worst >= least_psnr, "%s: a frame has %.1f dB", g->name, l.worst);
 }
 
-/* ---- runs ------------------------------------------------------------------------------------ */
+/* ---- runs -------------------------------------------------------------------------------- */
 
 static void check_run(Golden *g)
 {

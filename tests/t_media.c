@@ -16,8 +16,7 @@ enum { W = 37, H = 21, FRAMES = 5 };
 static const double FPS = 8;
 static const char *recipe = "{\"prompt\": \"a \\\"red\\\" circle, caf\xc3\xa9; 100%\", \"seed\": 7}";
 
-/* ---- a folder of its own, and what lies in it
- * ---------------------------------------------------------------------- */
+/* ---- a folder of its own, and what lies in it -------------------------------------------- */
 
 static char folder[] = "/tmp/t_media.XXXXXX";
 
@@ -59,8 +58,7 @@ static int tear_down(void **state)
     return rmdir(folder);
 }
 
-/* ---- pictures
- * -------------------------------------------------------------------------------------------------------- */
+/* ---- pictures ---------------------------------------------------------------------------- */
 
 static void picture(int frame, int w, int h, uint8_t *rgb)
 {
@@ -152,8 +150,7 @@ static char *bytes_of(const char *path, size_t *size)
     return data;
 }
 
-/* ---- every format
- * -------------------------------------------------------------------------------------------------------- */
+/* ---- every format ------------------------------------------------------------------------ */
 
 static void every_format_gives_back_the_clip_and_its_recipe(void **state)
 {
@@ -255,8 +252,7 @@ static void a_full_disk_is_an_error_and_leaves_nothing(void **state)
     }
 }
 
-/* ---- what is particular
- * --------------------------------------------------------------------------------------------------- */
+/* ---- what is particular ------------------------------------------------------------------ */
 
 static void pictures_and_y4m_lose_nothing_but_rounding(void **state)
 {
@@ -362,8 +358,7 @@ static void a_clip_without_a_recipe_has_none(void **state)
     assert_int_equal(files(1), 1);
 }
 
-/* ---- refused before any work
- * ------------------------------------------------------------------------------------------------- */
+/* ---- refused before any work ------------------------------------------------------------- */
 
 static void outputs_that_cannot_be_are_found_before_the_work(void **state)
 {
@@ -394,9 +389,7 @@ static void outputs_that_cannot_be_are_found_before_the_work(void **state)
     assert_int_equal(files(1), 1);
 }
 
-/* ---- hostile input
- * --------------------------------------------------------------------------------------------------------------
- */
+/* ---- hostile input ----------------------------------------------------------------------- */
 
 static void what_is_no_clip_is_an_error_that_names_it(void **state)
 {

@@ -14,7 +14,7 @@
  * costs 1.4e-4. */
 static const double tolerance = 1e-5;
 
-/* ---- a model folder ------------------------------------------------------------------------------------ */
+/* ---- a model folder ---------------------------------------------------------------------- */
 
 typedef struct {
     Arena keep;
@@ -80,7 +80,7 @@ static void close_model(Model *m)
     free(m);
 }
 
-/* ---- comparing ----------------------------------------------------------------------------------------- */
+/* ---- comparing --------------------------------------------------------------------------- */
 
 /* Goldens of one network: the tensor of module M is PREFIX.M in `file`. */
 typedef struct {
@@ -177,7 +177,7 @@ static float *channels_last(const float *x, int B, int C, int F, int plane, bool
     return out;
 }
 
-/* ---- the golden runs' network -------------------------------------------------------------------------- */
+/* ---- the golden runs' network ------------------------------------------------------------ */
 
 #define RUN "tests/golden/runs/ad_plain"
 
@@ -266,7 +266,7 @@ static void the_golden_vae_agrees_module_by_module_and_in_its_frames(void **stat
     cx_free(&cx), st_close(file), close_model(m);
 }
 
-/* ---- unusual networks ---------------------------------------------------------------------------------- */
+/* ---- unusual networks -------------------------------------------------------------------- */
 
 /* Modules that the recording holds for one network. */
 static int recorded(const SafeTensors *file, const char *prefix)
@@ -347,7 +347,7 @@ static void the_bundled_model_binds_whole(void **state)
     close_model(m);
 }
 
-/* ---- refusals ------------------------------------------------------------------------------------------ */
+/* ---- refusals ---------------------------------------------------------------------------- */
 
 static void more_frames_than_positions_are_refused_before_any_work(void **state)
 {
@@ -394,7 +394,7 @@ static void motion_norm_per_frame_differs_from_per_clip(void **state)
     st_close(file), close_model(m);
 }
 
-/* ---- training ----------------------------------------------------------------------------------------- */
+/* ---- training ---------------------------------------------------------------------------- */
 
 static int train(Params *p, Weight *w)
 {

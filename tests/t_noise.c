@@ -186,7 +186,7 @@ static void wrong_requests_for_noise_are_refused(void **state)
         GIMBAL_EUSAGE, err, "too large");
 }
 
-/* ---- all registries --------------------------------------------------------------------------------- */
+/* ---- all registries ---------------------------------------------------------------------- */
 
 static void every_plug_in_says_what_it_is(void **state)
 {

@@ -44,7 +44,7 @@ static Plan *make(Graph graph, void *self)
     return plan;
 }
 
-/* ---- the replay ---- */
+/* ---- the replay -------------------------------------------------------------------------- */
 
 static void a_planned_run_has_the_bits_of_the_eager_one_every_time_on_any_thread_count(void **state)
 {
@@ -105,7 +105,7 @@ static void a_dry_run_needs_neither_inputs_nor_weights(void **state)
     plan_free(plan), plan_free(blind), close_all();
 }
 
-/* ---- what differs is refused ---- */
+/* ---- what differs is refused ------------------------------------------------------------- */
 
 typedef struct {
     int variant;
@@ -189,7 +189,7 @@ static void a_tensor_of_another_plan_is_refused(void **state)
     plan_free(plan), close_all();
 }
 
-/* ---- memory ---- */
+/* ---- memory ------------------------------------------------------------------------------ */
 
 /* A U of `depth` levels with `width` calls on each, skips across: lives as in a U-Net. in: x [N,H,W,C] */
 typedef struct {
@@ -313,7 +313,7 @@ static void a_result_that_is_a_view_lives_to_the_end(void **state)
     plan_free(plan), close_all();
 }
 
-/* ---- errors ---- */
+/* ---- errors ------------------------------------------------------------------------------ */
 
 static void the_first_error_stays_and_every_later_op_gives_nothing(void **state)
 {
@@ -477,7 +477,7 @@ static void overflow_in_an_op_without_weights_is_placed_behind_the_last_weight(v
     plan_free(plan), close_all();
 }
 
-/* ---- cost ---- */
+/* ---- cost -------------------------------------------------------------------------------- */
 
 static void flops_and_packed_bytes_are_counted_once_each(void **state)
 {

@@ -2,7 +2,7 @@
  */
 #include "tests/models.h"
 
-/* ---- recipes --------------------------------------------------------------------------------- */
+/* ---- recipes ----------------------------------------------------------------------------- */
 
 static void a_recipe_brings_every_setting_back(void **state)
 {
@@ -86,7 +86,7 @@ static void hostile_recipes_are_refused_and_change_nothing(void **state)
     gimbal_close(e);
 }
 
-/* ---- descriptions ---------------------------------------------------------------------------- */
+/* ---- descriptions ------------------------------------------------------------------------ */
 
 static void described(const char *path, const char *const *words)
 {

@@ -41,7 +41,7 @@ static const char plain[] =
     "{\"_class_name\":\"DDIMScheduler\",\"beta_schedule\":\"linear\",\"beta_start\":0.00085,"
     "\"beta_end\":0.012,\"steps_offset\":1,\"clip_sample\":false}";
 
-/* ---- goldens ---------------------------------------------------------------------------------------- */
+/* ---- goldens ----------------------------------------------------------------------------- */
 
 static void toy(double t, size_t n, const float *x, float *raw)
 {
@@ -108,7 +108,7 @@ static void trajectories_are_those_of_diffusers(void **state)
     free(start), free(noise);
 }
 
-/* ---- closed forms ----------------------------------------------------------------------------------- */
+/* ---- closed forms ------------------------------------------------------------------------ */
 
 /* The optimal prediction where clips are N(m, d^2) per value: eps-hat = s (x - a m) / (a^2 d^2 + s^2). */
 static void gaussian(const Schedule *schedule, double t, double m, double d, size_t n, const float *x,
@@ -235,7 +235,7 @@ static void ddim_serves_zero_terminal_snr_exactly_where_the_formulas_hold(void *
     arena_free(&rig.keep);
 }
 
-/* ---- every sampler ---------------------------------------------------------------------------------- */
+/* ---- every sampler ----------------------------------------------------------------------- */
 
 /* A pass over n values, in place of the driver; x0 wanted or not. */
 static void pass(Rig *rig, double eta, size_t n, float *x, bool want_x0)

@@ -98,8 +98,7 @@ static void the_spectrum_is_the_transform_for_every_size_to_33(void **state)
     check_spectrum(5, 7, 9);
 }
 
-/* ---- masks
- * ----------------------------------------------------------------------------------------------------- */
+/* ---- masks ------------------------------------------------------------------------------- */
 
 static const Lowpass filters[] = {
     {LOWPASS_BUTTERWORTH, 4, 0.25, 0.25, false}, {LOWPASS_BUTTERWORTH, 1, 0.4, 0.2, false},
@@ -200,8 +199,7 @@ static void a_stop_frequency_of_0_lets_nothing_pass(void **state)
         }
 }
 
-/* ---- as published
- * ------------------------------------------------------------------------------------------------ */
+/* ---- as published ------------------------------------------------------------------------ */
 
 static const struct {
     const char *name;
@@ -301,9 +299,7 @@ static void the_published_box_rounds_half_to_even(void **state)
     free(m);
 }
 
-/* ---- mixes
- * ---------------------------------------------------------------------------------------------------------
- */
+/* ---- mixes ------------------------------------------------------------------------------- */
 
 /* Brute force: real part of the mix of one channel into want[n]; returns the largest |imaginary part|. */
 static double mix_by_sums(const float *low, const float *high, const float *m, bool power, gimbal_shape s,

@@ -14,8 +14,7 @@
 #define MAX(a, b) ((a) > (b) ? (a) : (b))
 #define COUNT(array) ((int)(sizeof(array) / sizeof *(array)))
 
-/* ---- errors: error.c ------------------------------------------------------------------------------------
- */
+/* ---- errors: error.c --------------------------------------------------------------------- */
 
 #define PRINTF_LIKE(f, a) __attribute__((format(printf, f, a)))
 
@@ -34,8 +33,7 @@ int fail_hint(gimbal_error *err, int code, const char *hint, const char *fmt, ..
             return try_code_;                                                                                \
     } while (0)
 
-/* ---- memory: memory.c -------------------------------------------------------------------------------------
- */
+/* ---- memory: memory.c -------------------------------------------------------------------- */
 
 /* Grows in blocks, frees all at once. Zero-initialise to start. Memory is zeroed and 16-byte aligned.
  * NULL when the system has none left. */
@@ -56,8 +54,7 @@ uint64_t anon_bytes_now(void);
  * neither says. */
 uint64_t memory_available(void);
 
-/* ---- files: file.c
- * ------------------------------------------------------------------------------------------ */
+/* ---- files: file.c ----------------------------------------------------------------------- */
 
 typedef struct {
     const uint8_t *data;
@@ -89,8 +86,7 @@ int stage_open(Stage *, const char *target, gimbal_error *err);
 int stage_commit(Stage *, gimbal_error *err);
 void stage_abort(Stage *); /* nothing to do after a commit */
 
-/* ---- text and option tables: option.c
- * ------------------------------------------------------------------------ */
+/* ---- text and option tables: option.c ---------------------------------------------------- */
 
 /* Fill the fields that `table` describes with its defaults. */
 void options_default(const gimbal_option *table, void *object);
@@ -105,8 +101,7 @@ const char *nearest_name(const char *word, const char *(*name_at)(const void *, 
 /* Length in bytes of valid UTF-8 from s, or -1 with *bad = offset of the first bad byte. */
 long utf8_check(const char *s, size_t *bad);
 
-/* ---- random numbers: rng.c
- * ------------------------------------------------------------------------------------ */
+/* ---- random numbers: rng.c --------------------------------------------------------------- */
 
 /* Philox4x32-10 (Salmon et al., SC 2011): 128-bit counter, 64-bit key. */
 void philox(const uint32_t counter[4], uint64_t key, uint32_t out[4]);
@@ -126,8 +121,7 @@ typedef struct {
 void torch_seed(TorchRng *, uint64_t seed);
 void torch_randn(TorchRng *, float *out, size_t n);
 
-/* ---- threads and time: thread.c
- * ---------------------------------------------------------------------------------- */
+/* ---- threads and time: thread.c ---------------------------------------------------------- */
 
 /* What affinity and cgroup quota allow, at least 1. */
 int threads_available(void);

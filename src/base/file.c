@@ -151,8 +151,7 @@ int path_join(char out[PATH_ROOM], const char *folder, const char *name, gimbal_
     return GIMBAL_OK;
 }
 
-/* ---- staged outputs
- * ----------------------------------------------------------------------------------------- */
+/* ---- staged outputs ---------------------------------------------------------------------- */
 
 /* Length of the folder part of a path, its last slash included; 0 when it has none. */
 static size_t folder_length(const char *path)

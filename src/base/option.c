@@ -41,8 +41,7 @@ static const char *choice_name(const void *choices, int i)
     return ((const char *const *)choices)[i];
 }
 
-/* ---- names
- * ---------------------------------------------------------------------------------------------------- */
+/* ---- names ------------------------------------------------------------------------------- */
 
 static int lower_difference(char a, char b)
 {
@@ -113,8 +112,7 @@ static void suggest(char hint[320], const char *dash, const char *word,
         append(hint, 320, "%s%s%s", i ? ", " : "", dash, name_at(list, i));
 }
 
-/* ---- text to fields
- * --------------------------------------------------------------------------------------------- */
+/* ---- text to fields ---------------------------------------------------------------------- */
 
 /* A whole decimal number: sign and digits, nothing else. */
 static bool is_whole(const char *s)
@@ -322,8 +320,7 @@ int options_parse(const gimbal_option *table, void *object, const char *text, co
     return GIMBAL_OK;
 }
 
-/* ---- fields to text
- * ---------------------------------------------------------------------------------------------- */
+/* ---- fields to text ---------------------------------------------------------------------- */
 
 /* The shortest decimal that reads back as the same double. */
 static void print_real(double v, char *out, size_t room)
@@ -364,9 +361,7 @@ void option_print(const gimbal_option *o, const void *object, char *out, size_t 
     }
 }
 
-/* ---- UTF-8
- * ---------------------------------------------------------------------------------------------------------
- */
+/* ---- UTF-8 ------------------------------------------------------------------------------- */
 
 /* Length of the character at s, or 0 when it is not one: overlong forms, surrogates and what lies above
  * U+10FFFF are none. The terminating zero stops a truncated one. */

@@ -34,7 +34,7 @@ static void put_error(json_t *object, const gimbal_error *err)
         put(object, "hint", text_json(err->hint));
 }
 
-/* ---- weights --------------------------------------------------------------------------------- */
+/* ---- weights ----------------------------------------------------------------------------- */
 
 static int64_t elements(const StEntry *entry)
 {
@@ -77,7 +77,7 @@ static json_t *tensors_json(const WeightSet *set)
     return list;
 }
 
-/* ---- parts ----------------------------------------------------------------------------------- */
+/* ---- parts ------------------------------------------------------------------------------- */
 
 /* What of a config is worth reading. */
 static const char *const config_keys[PART_COUNT][NAMES] = {
@@ -145,7 +145,7 @@ static void close_parts(Part part[PART_COUNT])
     }
 }
 
-/* ---- a model --------------------------------------------------------------------------------- */
+/* ---- a model ----------------------------------------------------------------------------- */
 
 /* What only an opened model knows. */
 static void put_engine(json_t *out, const gimbal_engine *e)
@@ -194,7 +194,7 @@ static json_t *model_json(const char *path, const char *folder)
     return out;
 }
 
-/* ---- one network, one file ------------------------------------------------------------------- */
+/* ---- one network, one file --------------------------------------------------------------- */
 
 static PartKind kind_of(const json_t *config)
 {
@@ -260,7 +260,7 @@ static int weights_json(const char *path, json_t **out, gimbal_error *err)
     return GIMBAL_OK;
 }
 
-/* ---- the path -------------------------------------------------------------------------------- */
+/* ---- the path ---------------------------------------------------------------------------- */
 
 static int describe(const char *path, json_t **out, gimbal_error *err)
 {

@@ -16,8 +16,7 @@ static inline size_t shape_count(gimbal_shape s)
     return (size_t)s.c * s.f * s.h * s.w;
 }
 
-/* ---- schedule: schedule.c
- * ------------------------------------------------------------------------------------------- */
+/* ---- schedule: schedule.c ---------------------------------------------------------------- */
 
 typedef enum { PREDICT_EPSILON, PREDICT_V, PREDICT_SAMPLE } Prediction;
 typedef enum { SPACING_LEADING, SPACING_LINSPACE, SPACING_TRAILING } Spacing;
@@ -50,8 +49,7 @@ typedef struct {
 } Grid;
 int grid_make(Grid *, const Schedule *, int steps, Arena *keep, gimbal_error *err);
 
-/* ---- where random tensors come from: source.c
- * ---------------------------------------------------------------------- */
+/* ---- where random tensors come from: source.c -------------------------------------------- */
 
 typedef enum { DRAW_INIT, DRAW_FRESH, DRAW_STEP } Draw;
 typedef struct {
@@ -81,8 +79,7 @@ Source white_source(WhiteNoise *);
     const gimbal_option *options;                                                                            \
     size_t size
 
-/* ---- noise priors: noise_*.c
- * ----------------------------------------------------------------------------------------- */
+/* ---- noise priors: noise_*.c ------------------------------------------------------------- */
 
 typedef struct {
     PLUGIN;
@@ -93,8 +90,7 @@ typedef struct {
 } Noise;
 #define NOISES(X) X(white)
 
-/* ---- re-initialisers: reinit_*.c
- * --------------------------------------------------------------------------------------- */
+/* ---- re-initialisers: reinit_*.c --------------------------------------------------------- */
 
 /* One sampling pass: `steps` asked of the grid; the plan of a re-initialiser is a list of these. */
 typedef struct {
@@ -126,8 +122,7 @@ typedef struct {
 } Reinit;
 #define REINITS(X) X(none) X(freeinit)
 
-/* ---- samplers: sampler_*.c
- * ------------------------------------------------------------------------------------------------ */
+/* ---- samplers: sampler_*.c --------------------------------------------------------------- */
 
 /* A step function; the driver owns the loop. x, x0, eps, next: [C,F,h,w], unit-noise form. */
 typedef struct {
@@ -169,8 +164,7 @@ typedef struct {
 } PriorNoise;
 Source prior_source(PriorNoise *);
 
-/* ---- the denoiser and guidance: guide.c
- * ------------------------------------------------------------------------------------- */
+/* ---- the denoiser and guidance: guide.c -------------------------------------------------- */
 
 /* One prediction for a clip at timestep t: raw [C,F,h,w]. Guidance is inside: rows [negative, prompt] in one
  * call, raw = e_neg + cfg (e_prompt - e_neg). */
@@ -179,8 +173,7 @@ typedef struct {
     void *self;
 } Denoise;
 
-/* ---- the driver: pipeline.c
- * ---------------------------------------------------------------------------------------------------- */
+/* ---- the driver: pipeline.c -------------------------------------------------------------- */
 
 /* All passes of one clip, as arrays and a Denoise. Can be called again after ECANCEL. */
 typedef struct {

@@ -12,7 +12,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* ---- configs --------------------------------------------------------------------------------- */
+/* ---- configs ----------------------------------------------------------------------------- */
 
 static int read_part(gimbal_engine *e, PartKind kind, const char *folder, gimbal_error *err)
 {
@@ -47,7 +47,7 @@ static int read_configs(gimbal_engine *e, const char *motion, gimbal_error *err)
     return read_motion(e, folder, motion, err);
 }
 
-/* ---- family and networks --------------------------------------------------------------------- */
+/* ---- family and networks ----------------------------------------------------------------- */
 
 static int find_family(gimbal_engine *e, gimbal_error *err)
 {
@@ -120,7 +120,7 @@ static int check_parts(const gimbal_engine *e, gimbal_error *err)
     return GIMBAL_OK;
 }
 
-/* ---- schedule -------------------------------------------------------------------------------- */
+/* ---- schedule ---------------------------------------------------------------------------- */
 
 int engine_schedule(const gimbal_engine *e, const char *betas, const char *spacing, Schedule *out,
                     const char **note, Arena *keep, gimbal_error *err)
@@ -151,7 +151,7 @@ static int name_schedule(gimbal_engine *e, gimbal_error *err)
     return GIMBAL_OK;
 }
 
-/* ---- identity -------------------------------------------------------------------------------- */
+/* ---- identity ---------------------------------------------------------------------------- */
 
 /* A file by its name inside the part; one that is not there counts as such. */
 static int hash_file(Sha256 *sha, const char *dir, const char *name, gimbal_error *err)
@@ -196,7 +196,7 @@ int parts_identity(const Part part[PART_COUNT], char hex[65], gimbal_error *err)
     return code;
 }
 
-/* ---- open and close -------------------------------------------------------------------------- */
+/* ---- open and close ---------------------------------------------------------------------- */
 
 static int open_engine(gimbal_engine *e, const char *motion, gimbal_error *err)
 {
@@ -260,7 +260,7 @@ void gimbal_close(gimbal_engine *e)
     free(e); /* the engine itself is not in its arena: it holds it */
 }
 
-/* ---- questions ------------------------------------------------------------------------------- */
+/* ---- questions --------------------------------------------------------------------------- */
 
 const char *gimbal_note(const gimbal_engine *e, int i)
 {

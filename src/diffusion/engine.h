@@ -16,7 +16,7 @@
 
 enum { TOKENS = 77 }; /* of the CLIP text encoders' context */
 
-/* ---- parts on disk: locate.c ----------------------------------------------------------------- */
+/* ---- parts on disk: locate.c ------------------------------------------------------------- */
 
 typedef enum {
     PART_UNET,
@@ -48,7 +48,7 @@ int locate_part(Part *, PartKind, const char *model, Arena *keep, gimbal_error *
 int locate_motion(const char *model, const char *given, char dir[PATH_ROOM], char weights[PATH_ROOM],
                   gimbal_error *err);
 
-/* ---- an opened model: engine.c --------------------------------------------------------------- */
+/* ---- an opened model: engine.c ----------------------------------------------------------- */
 
 enum { MAX_NOTES = 8 };
 struct gimbal_engine {
@@ -75,7 +75,7 @@ int parts_identity(const Part part[PART_COUNT], char hex[65], gimbal_error *err)
 int engine_schedule(const gimbal_engine *, const char *betas, const char *spacing, Schedule *,
                     const char **note, Arena *keep, gimbal_error *err);
 
-/* ---- settings against a model: settings.c ---------------------------------------------------- */
+/* ---- settings against a model: settings.c ------------------------------------------------ */
 
 /* What a run is, before any memory: settings with every field filled, plug-ins parsed, passes counted. */
 typedef struct {
@@ -103,7 +103,7 @@ static inline int pass_on(const gimbal_error *from, gimbal_error *to)
     return from == to ? code : fail_hint(to, code, from->hint, "%s", from->msg);
 }
 
-/* ---- one U-Net call for a clip: guide.c ------------------------------------------------------ */
+/* ---- one U-Net call for a clip: guide.c -------------------------------------------------- */
 
 typedef struct {
     Cx *cx;
@@ -119,7 +119,7 @@ typedef struct {
 Plan *guide_plan(Guide *);
 Denoise guide_denoise(Guide *);
 
-/* ---- the three networks, planned: plans.c ---------------------------------------------------- */
+/* ---- the three networks, planned: plans.c ------------------------------------------------ */
 
 /* One memory serves the text encoder, then the U-Net, then the VAE. */
 typedef struct {
@@ -150,7 +150,7 @@ size_t plans_work_bytes(const Plans *);
 size_t plans_pack_bytes(const Plans *);
 void plans_free(Plans *);
 
-/* ---- a run: session.c ------------------------------------------------------------------------ */
+/* ---- a run: session.c -------------------------------------------------------------------- */
 
 struct gimbal_session {
     gimbal_engine *engine;

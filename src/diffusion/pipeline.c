@@ -74,7 +74,7 @@ static int prepare(const Driver *d, struct DriverState *state, gimbal_error *err
     return GIMBAL_OK;
 }
 
-/* ---- noise: given or drawn -------------------------------------------------------------------------- */
+/* ---- noise: given or drawn --------------------------------------------------------------- */
 
 static int draw(Source source, DrawReq req, const char *what, float *out, gimbal_error *err)
 {
@@ -95,7 +95,7 @@ static int draw_fresh(void *self, const DrawReq *req, float *out)
     return GIMBAL_OK;
 }
 
-/* ---- passes ----------------------------------------------------------------------------------------- */
+/* ---- passes ------------------------------------------------------------------------------ */
 
 static int cancelled(const Driver *d)
 {
@@ -174,7 +174,7 @@ static int one_step(Driver *d, gimbal_error *err)
     return GIMBAL_OK;
 }
 
-/* ---- progress --------------------------------------------------------------------------------------- */
+/* ---- progress ---------------------------------------------------------------------------- */
 
 /* Seconds to go, from the mean of all calls but the first, which also prepares weights; < 0 while
  * unknown. */

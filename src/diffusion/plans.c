@@ -15,7 +15,7 @@
 
 enum { DECODE_PIXELS = 128 * 128 * 8, DECODE_FRAMES = 8 };
 
-/* ---- planning -------------------------------------------------------------------------------- */
+/* ---- planning ---------------------------------------------------------------------------- */
 
 /* Frames of one VAE call: F frames in as few calls as the limit allows, evenly, so that little is padded. */
 static int decode_frames(int frames, int64_t pixels)
@@ -98,7 +98,7 @@ size_t plans_pack_bytes(const Plans *p)
     return plan_pack_bytes(p->text) + plan_pack_bytes(p->guide.plan) + plan_pack_bytes(p->vae);
 }
 
-/* ---- memory ---------------------------------------------------------------------------------- */
+/* ---- memory ------------------------------------------------------------------------------ */
 
 static double mib(uint64_t bytes)
 {
@@ -164,7 +164,7 @@ void plans_free(Plans *p)
     memset(p, 0, sizeof *p);
 }
 
-/* ---- running --------------------------------------------------------------------------------- */
+/* ---- running ----------------------------------------------------------------------------- */
 
 void plans_clear(Plans *p)
 {

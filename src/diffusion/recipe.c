@@ -16,7 +16,7 @@
 
 enum { RECIPE_LIMIT = 1 << 20, RECIPE_DEPTH = 8 };
 
-/* ---- writing --------------------------------------------------------------------------------- */
+/* ---- writing ----------------------------------------------------------------------------- */
 
 static json_t *field_json(const gimbal_option *o, const gimbal_settings *s)
 {
@@ -81,7 +81,7 @@ char *gimbal_recipe_json(const gimbal_engine *e, const gimbal_settings *settings
     return text;
 }
 
-/* ---- reading --------------------------------------------------------------------------------- */
+/* ---- reading ----------------------------------------------------------------------------- */
 
 struct gimbal_recipe {
     json_t *root, *settings;

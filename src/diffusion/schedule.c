@@ -20,7 +20,7 @@ enum { BETAS_LINEAR, BETAS_SCALED, BETAS_COSINE };
 static const char *const spacing_names[] = {"leading", "linspace", "trailing", NULL};      /* Spacing */
 static const char *const prediction_names[] = {"epsilon", "v_prediction", "sample", NULL}; /* Prediction */
 
-/* ---- scheduler classes ------------------------------------------------------------------------------ */
+/* ---- scheduler classes ------------------------------------------------------------------- */
 
 static const ConfigRule ddim_rules[] = {{"thresholding", "false|null"}, {NULL, NULL}};
 static const ConfigRule euler_rules[] = {
@@ -124,7 +124,7 @@ static bool sampler_known(const char *name)
     return false;
 }
 
-/* ---- words and betas -------------------------------------------------------------------------------- */
+/* ---- words and betas --------------------------------------------------------------------- */
 
 /* The place of `word` in `names`; `what` stands before it in the message. */
 static int word_index(const char *word, const char *const *names, const char *what, int code, int *out,
@@ -206,7 +206,7 @@ static void accumulate(double *table, int T, bool zero_snr)
     }
 }
 
-/* ---- reading ---------------------------------------------------------------------------------------- */
+/* ---- reading ----------------------------------------------------------------------------- */
 
 enum { AS_FILE = -1, LISTED = -2 }; /* no setting; trained_betas */
 
@@ -325,7 +325,7 @@ int schedule_read(Schedule *s, const json_t *config, const char *where, const ch
     return GIMBAL_OK;
 }
 
-/* ---- use -------------------------------------------------------------------------------------------- */
+/* ---- use --------------------------------------------------------------------------------- */
 
 /* A(t); linear between steps. */
 static double alpha_bar(const Schedule *s, double t)

@@ -14,7 +14,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* ---- begin and end --------------------------------------------------------------------------- */
+/* ---- begin and end ----------------------------------------------------------------------- */
 
 static int start(gimbal_session *s, const gimbal_settings *settings, gimbal_error *err)
 {
@@ -86,7 +86,7 @@ static int report(const gimbal_session *s, const char *stage, int step, int step
     return GIMBAL_OK;
 }
 
-/* ---- text ------------------------------------------------------------------------------------ */
+/* ---- text -------------------------------------------------------------------------------- */
 
 int gimbal_context(gimbal_session *s, const char *text, float *context, gimbal_error *err)
 {
@@ -109,7 +109,7 @@ static int encode_prompts(gimbal_session *s, gimbal_error *err)
     return GIMBAL_OK;
 }
 
-/* ---- sampling -------------------------------------------------------------------------------- */
+/* ---- sampling ---------------------------------------------------------------------------- */
 
 /* A run from its beginning: the random numbers too. */
 static int start_driver(gimbal_session *s, gimbal_error *err)
@@ -156,7 +156,7 @@ int gimbal_sample(gimbal_session *s, float *latents, gimbal_error *err)
     return finish(s, sample(s, latents, err));
 }
 
-/* ---- decoding -------------------------------------------------------------------------------- */
+/* ---- decoding ---------------------------------------------------------------------------- */
 
 /* Frames from.. of latents [C,F,h,w] as z [n,h,w,C], n of the plan; past the end the last frame again. */
 static void gather(const float *latents, gimbal_shape s, int from, int n, float factor, float *z)

@@ -82,7 +82,7 @@ void gimbal_defaults(gimbal_settings *s, const gimbal_engine *e)
     s->spacing = e->spacing;
 }
 
-/* ---- the table's own rules, for callers in C ------------------------------------------------- */
+/* ---- the table's own rules, for callers in C --------------------------------------------- */
 
 static bool is_choice(const char *const *choices, const char *word)
 {
@@ -128,7 +128,7 @@ static int check_table(const gimbal_settings *s, gimbal_error *err)
     return GIMBAL_OK;
 }
 
-/* ---- rules of the model ---------------------------------------------------------------------- */
+/* ---- rules of the model ------------------------------------------------------------------ */
 
 static int check_side(const char *name, int value, int step, gimbal_error *err)
 {
@@ -176,7 +176,7 @@ static int check_tensors(const gimbal_settings *s, gimbal_shape shape, gimbal_er
     return check_given("the given re-initialisation noise", s->fresh, n * (size_t)s->n_fresh, err);
 }
 
-/* ---- a run ----------------------------------------------------------------------------------- */
+/* ---- a run ------------------------------------------------------------------------------- */
 
 void settings_fill(gimbal_settings *s, const gimbal_engine *e)
 {

@@ -30,7 +30,7 @@ struct WeightSet {
 
 enum { NAMES_MAX = 20000, SHARDS_MAX = 1000 };
 
-/* ---- what a folder has --------------------------------------------------------------------------------- */
+/* ---- what a folder has ------------------------------------------------------------------- */
 
 typedef struct {
     char **names; /* sorted */
@@ -141,7 +141,7 @@ static int nothing_usable(const Listing *list, const char *dir, gimbal_error *er
         list->n ? text : "an empty folder");
 }
 
-/* ---- opening ------------------------------------------------------------------------------------------- */
+/* ---- opening ----------------------------------------------------------------------------- */
 
 /* The text `path` up to its last '/', or ".". */
 static int folder_of(char out[PATH_ROOM], const char *path, gimbal_error *err)
@@ -386,7 +386,7 @@ void weights_hash(const WeightSet *set, Sha256 *hash)
     }
 }
 
-/* ---- model folders ------------------------------------------------------------------------------------- */
+/* ---- model folders ----------------------------------------------------------------------- */
 
 static bool has(const char *folder, const char *name, bool (*is)(const char *))
 {

@@ -10,7 +10,7 @@
 
 #include <jansson.h>
 
-/* ---- safetensors: safetensors.c ------------------------------------------------------------------------ */
+/* ---- safetensors: safetensors.c ---------------------------------------------------------- */
 
 typedef struct {
     const char *name;
@@ -43,7 +43,7 @@ bool st_is_single_checkpoint(const SafeTensors *);
 int st_write(const char *path, const gimbal_tensor *items, int count, const char *const *metadata,
              gimbal_error *err);
 
-/* ---- JSON: json.c -------------------------------------------------------------------------------------- */
+/* ---- JSON: json.c ------------------------------------------------------------------------ */
 
 /* A name from a file, in quotes, safe to print: what is not plain ASCII is escaped, long ones are cut.
  * Returns out. */
@@ -79,7 +79,7 @@ typedef struct {
 int json_refuse(const json_t *, const char *where, const ConfigRule *rules /* ends: key NULL */,
                 gimbal_error *err);
 
-/* ---- parts of a model folder: folder.c ----------------------------------------------------------------- */
+/* ---- parts of a model folder: folder.c --------------------------------------------------- */
 
 /* One part's weights: a safetensors file or several shards, found in `dir` by the rules of diffusers folders:
  * plain, then .fp16/.bf16 variants, then an index of shards; or a path that is a file itself. */
@@ -103,7 +103,7 @@ int hub_folder(char out[PATH_ROOM], const char *path, gimbal_error *err);
  * unet/ and vae/: a single-file checkpoint, a weights file, or the model folder one level up or down. */
 int model_folder(char out[PATH_ROOM], const char *path, gimbal_error *err);
 
-/* ---- binding: bind.c, names.c -------------------------------------------------------------------------- */
+/* ---- binding: bind.c, names.c ------------------------------------------------------------ */
 
 /* A rename: where the canonical name has `to` inside, the file may have `from`. Lists end with from NULL. */
 typedef struct {
@@ -123,7 +123,7 @@ const char *foreign_spelling(const char *name);
 int bind_weights(const WeightSet *, const char *prefix, void (*params)(void *self, Params *), void *self,
                  const char *const *ignore, const Rename *renames, gimbal_error *err);
 
-/* ---- tokenizer: tokenizer.c ---------------------------------------------------------------------------- */
+/* ---- tokenizer: tokenizer.c -------------------------------------------------------------- */
 
 typedef struct Tokenizer Tokenizer;
 /* vocab.json, merges.txt, tokenizer_config.json, special_tokens_map.json of `dir`: the slow CLIPTokenizer
@@ -139,7 +139,7 @@ int tokenize(const Tokenizer *, const char *text, int32_t *ids, int room, int *d
 int clip_words(const char *text, size_t n, int (*word)(void *user, const char *utf8, size_t n), void *user,
                gimbal_error *err);
 
-/* ---- hashes: hash.c ------------------------------------------------------------------------------------ */
+/* ---- hashes: hash.c ---------------------------------------------------------------------- */
 
 typedef struct Sha256 Sha256;
 Sha256 *sha256_new(void); /* NULL: no memory */

@@ -110,7 +110,7 @@ int json_read(json_t **out, const char *path, gimbal_error *err)
     return code;
 }
 
-/* ---- typed keys ---------------------------------------------------------------------------------------- */
+/* ---- typed keys -------------------------------------------------------------------------- */
 
 /* A value as short text for messages. */
 static const char *found(const json_t *value, char out[FOUND_ROOM])
@@ -218,7 +218,7 @@ int json_get_ints(const json_t *json, const char *where, const char *key, int fi
     return GIMBAL_OK;
 }
 
-/* ---- refusing what is not implemented ------------------------------------------------------------------ */
+/* ---- refusing what is not implemented ---------------------------------------------------- */
 
 /* Equal as JSON values; 1 equals 1.0, at any depth of lists. */
 static bool same(const json_t *a, const json_t *b)

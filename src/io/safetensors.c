@@ -63,7 +63,7 @@ static int type_index(const char *name)
     return -1;
 }
 
-/* ---- what is it, if not safetensors? ------------------------------------------------------------------- */
+/* ---- what is it, if not safetensors? ----------------------------------------------------- */
 
 #define CONVERT "convert it to safetensors with the tool that wrote it"
 
@@ -142,7 +142,7 @@ static int find_header(const Mapped *m, const char *path, size_t *n, gimbal_erro
     return GIMBAL_OK;
 }
 
-/* ---- one tensor of the header -------------------------------------------------------------------------- */
+/* ---- one tensor of the header ------------------------------------------------------------ */
 
 static int bad(const SafeTensors *st, const char *name, gimbal_error *err, const char *fmt, ...)
     PRINTF_LIKE(4, 5);
@@ -223,7 +223,7 @@ static int read_entry(SafeTensors *st, StEntry *e, const char *name, const json_
     return GIMBAL_OK;
 }
 
-/* ---- all of them --------------------------------------------------------------------------------------- */
+/* ---- all of them ------------------------------------------------------------------------- */
 
 static int by_place(const void *a, const void *b)
 {
@@ -379,7 +379,7 @@ bool st_is_single_checkpoint(const SafeTensors *st)
     return false;
 }
 
-/* ---- one tensor as floats ------------------------------------------------------------------------------ */
+/* ---- one tensor as floats ---------------------------------------------------------------- */
 
 static int no_such_tensor(const SafeTensors *st, const char *name, gimbal_error *err)
 {
@@ -421,7 +421,7 @@ int gimbal_tensor_read(const char *path, const char *name, float **out, int64_t 
     return code;
 }
 
-/* ---- writing ------------------------------------------------------------------------------------------- */
+/* ---- writing ----------------------------------------------------------------------------- */
 
 /* One tensor to write: where its bytes go. */
 typedef struct {

@@ -53,7 +53,7 @@ typedef struct {
     char dir[PATH_ROOM];
 } Loader;
 
-/* ---- ids ----------------------------------------------------------------------------------------------- */
+/* ---- ids --------------------------------------------------------------------------------- */
 
 static const Added *find_added(const Tokenizer *t, const char *text)
 {
@@ -100,7 +100,7 @@ static int read_vocab(Loader *l, gimbal_error *err)
     return GIMBAL_OK;
 }
 
-/* ---- special and added tokens -------------------------------------------------------------------------- */
+/* ---- special and added tokens ------------------------------------------------------------ */
 
 /* A token is text, or an object with "content". */
 static const char *content(const json_t *token)
@@ -319,7 +319,7 @@ static int read_special(Loader *l, gimbal_error *err)
     return resolve_roles(l, err);
 }
 
-/* ---- symbols and merges -------------------------------------------------------------------------------- */
+/* ---- symbols and merges ------------------------------------------------------------------ */
 
 /* The number of a symbol; a new one gets the next number. Negative: no memory. */
 static int32_t symbol(Loader *l, const char *text)
@@ -489,7 +489,7 @@ int tokenizer_vocab(const Tokenizer *t)
     return t->vocab;
 }
 
-/* ---- byte pairs ---------------------------------------------------------------------------------------- */
+/* ---- byte pairs -------------------------------------------------------------------------- */
 
 /* One run of tokenize. A word is a linked list of symbols; `heap` holds rank << 32 | position of pairs that
  * may still stand there, `fresh` those that the merges of the present rank have made: they wait until it is
@@ -611,7 +611,7 @@ static int encode_word(void *user, const char *word, size_t n)
     return GIMBAL_OK;
 }
 
-/* ---- text ---------------------------------------------------------------------------------------------- */
+/* ---- text -------------------------------------------------------------------------------- */
 
 /* The longest added token that stands at `text`, or NULL. */
 static const Added *added_at(const Tokenizer *t, const char *text)

@@ -65,7 +65,7 @@ static bool is_number(Point c)
     return k >= UTF8PROC_CATEGORY_ND && k <= UTF8PROC_CATEGORY_NO;
 }
 
-/* ---- cleaning ------------------------------------------------------------------------------------------ */
+/* ---- cleaning ---------------------------------------------------------------------------- */
 
 /* '\0' to drop, ' ' for white space, else the character itself. */
 static Point cleaned(Point c)
@@ -134,7 +134,7 @@ static int compose(const char *text, size_t n, Point **out, size_t *count, gimba
     return GIMBAL_OK;
 }
 
-/* ---- lower case ---------------------------------------------------------------------------------------- */
+/* ---- lower case -------------------------------------------------------------------------- */
 
 static bool is_cased(Point c)
 {
@@ -184,7 +184,7 @@ static size_t lower(const Point *word, size_t n, Point *out)
     return m;
 }
 
-/* ---- words --------------------------------------------------------------------------------------------- */
+/* ---- words ------------------------------------------------------------------------------- */
 
 /* The one mark that no alternative of the pattern takes: its other case is a letter, which "neither letter
  * nor number" excludes when case is ignored, while "letter" asks the mark itself. */

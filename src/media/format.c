@@ -112,8 +112,7 @@ int format_find(const Format **out, const char *path, gimbal_error *err)
     return fail_hint(err, GIMBAL_ENOSUP, hint, "%s: cannot write %s; this build writes %s", path, dot, known);
 }
 
-/* ---- names
- * -------------------------------------------------------------------------------------------------- */
+/* ---- names ------------------------------------------------------------------------------- */
 
 int name_parse(Name *name, const char *path, gimbal_error *err)
 {
@@ -157,8 +156,7 @@ int name_sidecar(const Name *name, char out[PATH_ROOM], gimbal_error *err)
     return GIMBAL_OK;
 }
 
-/* ---- FFmpeg's voice
- * ------------------------------------------------------------------------------------------- */
+/* ---- FFmpeg's voice ---------------------------------------------------------------------- */
 
 void quiet_ffmpeg(void)
 {
@@ -176,8 +174,7 @@ int fail_av(gimbal_error *err, int averror, const char *path, const char *doing)
     return fail(err, code, "%s: %s: %s", path, doing, reason);
 }
 
-/* ---- checks before any work
- * -------------------------------------------------------------------------------------- */
+/* ---- checks before any work -------------------------------------------------------------- */
 
 /* Is there a folder that takes new files, and no folder where the file should be? */
 static int check_place(const char *path, gimbal_error *err)

@@ -35,8 +35,7 @@ struct media_reader {
     struct SwsContext *scaler;
 };
 
-/* ---- one file
- * --------------------------------------------------------------------------------------------------- */
+/* ---- one file ---------------------------------------------------------------------------- */
 
 static int open_demuxer(AVFormatContext **out, const char *path, gimbal_error *err)
 {
@@ -152,8 +151,7 @@ static int convert(media_reader *r, uint8_t *rgb, gimbal_error *err)
     return 1;
 }
 
-/* ---- a reader
- * ----------------------------------------------------------------------------------------------------- */
+/* ---- a reader ---------------------------------------------------------------------------- */
 
 enum { FIRST_NUMBERS = 5 }; /* a sequence begins with a number below this */
 
@@ -281,8 +279,7 @@ void media_free(media_reader *r)
     free(r);
 }
 
-/* ---- the recipe
- * ---------------------------------------------------------------------------------------------------- */
+/* ---- the recipe -------------------------------------------------------------------------- */
 
 /* A comment that is no JSON object is someone else's. */
 static int recipe_inside(const char *path, char **text, gimbal_error *err)

@@ -41,8 +41,7 @@ struct media_writer {
     AVPacket *packet;
 };
 
-/* ---- opening
- * -------------------------------------------------------------------------------------------------- */
+/* ---- opening ----------------------------------------------------------------------------- */
 
 static int add_file(media_writer *w, gimbal_error *err)
 {
@@ -192,8 +191,7 @@ static int open_all(media_writer *w, gimbal_error *err)
     return w->muxer ? open_muxer(w, err) : GIMBAL_OK;
 }
 
-/* ---- the way of a picture
- * ----------------------------------------------------------------------------------------- */
+/* ---- the way of a picture ---------------------------------------------------------------- */
 
 static int write_bytes(const char *path, const void *data, size_t size, gimbal_error *err)
 {
@@ -301,9 +299,7 @@ int media_put(media_writer *w, const uint8_t *rgb, gimbal_error *err)
     return drain_graph(w, err);
 }
 
-/* ---- closing
- * ---------------------------------------------------------------------------------------------------------
- */
+/* ---- closing ----------------------------------------------------------------------------- */
 
 static int flush(media_writer *w, gimbal_error *err)
 {

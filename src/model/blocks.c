@@ -37,7 +37,7 @@ Tensor *tap(Cx *cx, Tensor *output, const char *fmt, ...)
     return output;
 }
 
-/* ---- ResNet block -------------------------------------------------------------------------------------- */
+/* ---- ResNet block ------------------------------------------------------------------------ */
 
 void resnet_params(Params *p, Resnet *r)
 {
@@ -72,7 +72,7 @@ Tensor *resnet_forward(Cx *cx, Resnet *r, Tensor *x, Tensor *time)
     return second.add ? op_conv2d(cx, h, &r->conv2[0], 1, pad, second) : NULL;
 }
 
-/* ---- attention ----------------------------------------------------------------------------------------- */
+/* ---- attention --------------------------------------------------------------------------- */
 
 void attention_params(Params *p, const char *name, Attention *a)
 {
@@ -101,7 +101,7 @@ Tensor *attention_forward(Cx *cx, Attention *a, Tensor *x, Tensor *context, Tens
     return op_linear(cx, y, &a->out[0], (Epi){.bias = &a->out[1], .add = add});
 }
 
-/* ---- transformer --------------------------------------------------------------------------------------- */
+/* ---- transformer ------------------------------------------------------------------------- */
 
 /* table [L,C]; the angle is rounded to float32 as in the tables that adapter files carry. */
 static void sinusoid(float *table, int length, int width)

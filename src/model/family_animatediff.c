@@ -64,7 +64,7 @@ typedef struct {
     gimbal_error *err;
 } Config;
 
-/* ---- lists, one number per level ----------------------------------------------------------------------- */
+/* ---- lists, one number per level --------------------------------------------------------- */
 
 static int wrong_length(const Config *c, const char *key, size_t n, int levels)
 {
@@ -134,7 +134,7 @@ static int block_types(const Config *c, const char *key, const char *with, const
     return GIMBAL_OK;
 }
 
-/* ---- the U-Net's config -------------------------------------------------------------------------------- */
+/* ---- the U-Net's config ------------------------------------------------------------------ */
 
 /* One width for all levels: there is one text. */
 static int text_width(const Config *c, UnetShape *s)
@@ -188,7 +188,7 @@ static int unet_config(const Config *c, UnetShape *s)
     return GIMBAL_OK;
 }
 
-/* ---- the motion adapter's config ----------------------------------------------------------------------- */
+/* ---- the motion adapter's config --------------------------------------------------------- */
 
 static void print_list(const int *x, int n, char *out, size_t room)
 {
@@ -246,7 +246,7 @@ static int motion_config(const Config *c, const char *unet_where, UnetShape *s)
     return GIMBAL_OK;
 }
 
-/* ---- the family ---------------------------------------------------------------------------------------- */
+/* ---- the family -------------------------------------------------------------------------- */
 
 /* Pictures of 8 x sample_size (a number, or [height, width]); clips of 16 frames, or as many as the adapter
  * can. */

@@ -10,7 +10,7 @@
 
 #include "io/io.h"
 
-/* ---- blocks: blocks.c ---------------------------------------------------------------------------------- */
+/* ---- blocks: blocks.c -------------------------------------------------------------------- */
 
 /* ResNet block: norm1, silu, conv1, + time, norm2, silu, conv2, + shortcut. */
 typedef struct {
@@ -53,7 +53,7 @@ Tensor *transformer_forward(Cx *, Transformer *, Tensor *x, Tensor *context, int
 /* Shows a module's output to cx->tap under its canonical name; returns it. */
 Tensor *tap(Cx *, Tensor *output, const char *fmt, ...) PRINTF_LIKE(3, 4);
 
-/* ---- U-Net: unet.c ------------------------------------------------------------------------------------- */
+/* ---- U-Net: unet.c ----------------------------------------------------------------------- */
 
 /* Numbers of a U-Net, from a config or two. Levels from high to low resolution. */
 enum { MAX_LEVELS = 8, MAX_LAYERS = 8 };
@@ -91,7 +91,7 @@ Tensor *unet_forward(Cx *, void *unet_call, Tensor **in);
 /* Features of timestep t (may be fractional): cos first, then sin; width even. */
 void timestep_features(double t, int width, float *out);
 
-/* ---- text encoder: clip.c ------------------------------------------------------------------------------ */
+/* ---- text encoder: clip.c ---------------------------------------------------------------- */
 
 typedef struct ClipText ClipText;
 int clip_build(ClipText **out, Arena *keep, const json_t *config, const char *where, gimbal_error *err);
@@ -103,7 +103,7 @@ int clip_vocab(const ClipText *);
 Tensor *clip_forward(Cx *, void *clip, Tensor **in);
 extern const char *const clip_ignore[];
 
-/* ---- VAE: vae.c ---------------------------------------------------------------------------------------- */
+/* ---- VAE: vae.c -------------------------------------------------------------------------- */
 
 typedef struct Vae Vae;
 int vae_build(Vae **out, Arena *keep, const json_t *config, const char *where, gimbal_error *err);
@@ -115,7 +115,7 @@ double vae_scaling(const Vae *);
 Tensor *vae_decode(Cx *, void *vae, Tensor **in);
 extern const char *const vae_ignore[];
 
-/* ---- the zoo: zoo.c, family_*.c ------------------------------------------------------------------------ */
+/* ---- the zoo: zoo.c, family_*.c ---------------------------------------------------------- */
 
 /* What configs lie in a folder; json NULL where a part is absent. `where` fields are paths for messages. */
 typedef struct {

@@ -46,7 +46,7 @@ const UnetShape *unet_shape(const Unet *u)
     return &u->shape;
 }
 
-/* ---- checks -------------------------------------------------------------------------------------------- */
+/* ---- checks ------------------------------------------------------------------------------ */
 
 /* Does any transformer over space stand on level i? */
 static bool attends(const UnetShape *s, int i)
@@ -122,7 +122,7 @@ int unet_check(const UnetShape *s, const char *where, const char *motion_where, 
     return GIMBAL_OK;
 }
 
-/* ---- building ------------------------------------------------------------------------------------------ */
+/* ---- building ---------------------------------------------------------------------------- */
 
 typedef struct {
     const UnetShape *s;
@@ -207,7 +207,7 @@ int unet_build(Unet **out, Arena *keep, const UnetShape *shape, gimbal_error *er
     return GIMBAL_OK;
 }
 
-/* ---- parameters ---------------------------------------------------------------------------------------- */
+/* ---- parameters -------------------------------------------------------------------------- */
 
 static void level_params(Params *p, Level *level, const char *resampler)
 {
@@ -293,7 +293,7 @@ void unet_motion_params(void *unet, Params *p)
     }
 }
 
-/* ---- forward ------------------------------------------------------------------------------------------- */
+/* ---- forward ----------------------------------------------------------------------------- */
 
 void timestep_features(double t, int width, float *out)
 {

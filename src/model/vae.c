@@ -69,7 +69,7 @@ double vae_scaling(const Vae *v)
     return v->scaling;
 }
 
-/* ---- config -------------------------------------------------------------------------------------------- */
+/* ---- config ------------------------------------------------------------------------------ */
 
 static const ConfigRule rules[] = {
     {"_class_name", "\"AutoencoderKL\""},
@@ -139,7 +139,7 @@ static int read_config(Vae *v, const json_t *j, const char *where, gimbal_error 
     return check_numbers(v, where, err);
 }
 
-/* ---- building ------------------------------------------------------------------------------------------ */
+/* ---- building ---------------------------------------------------------------------------- */
 
 static Resnet resnet_of(const Vae *v, int in, int out)
 {
@@ -185,7 +185,7 @@ int vae_build(Vae **out, Arena *keep, const json_t *config, const char *where, g
     return GIMBAL_OK;
 }
 
-/* ---- parameters ---------------------------------------------------------------------------------------- */
+/* ---- parameters -------------------------------------------------------------------------- */
 
 static void mid_params(Params *p, Mid *mid, bool attention)
 {
@@ -237,7 +237,7 @@ void vae_params(void *vae, Params *p)
         pv_conv(p, "post_quant_conv", v->post_quant_conv, v->latent, v->latent, 1);
 }
 
-/* ---- forward ------------------------------------------------------------------------------------------- */
+/* ---- forward ----------------------------------------------------------------------------- */
 
 static Tensor *resnet_graph(Cx *cx, void *resnet, Tensor **in)
 {

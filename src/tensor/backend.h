@@ -8,8 +8,9 @@
  * (+=) into gradients. A kernel returns 0 or fails with cx_fail and returns the code. Kernels run inside
  * OpenMP `parallel for num_threads(cx->threads)` of their own; none may be nested.
  *
- * Backward may read out's gradient, weights, and the data of inputs (not of epi.add, and nothing for add, rows,
- * concat and resize), for attention also of out. Plans count on it (backward_reads): the rest may be dead. */
+ * Backward may read out's gradient, weights, and the data of inputs (not of epi.add, and nothing for add,
+ * rows, concat and resize), for attention also of out. Plans count on it (backward_reads): the rest may be
+ * dead. */
 #ifndef BACKEND_H
 #define BACKEND_H
 

@@ -73,7 +73,7 @@ const Backend *call_choose(Cx *cx, Call *c, bool backward)
     return cx_fail(cx, GIMBAL_ENOSUP, "no backend does %s", text);
 }
 
-/* ---- comparison ---- */
+/* ---- comparison -------------------------------------------------------------------------- */
 
 /* Values at t's places. The id of inputs is -1 in every run; the memory is the caller's. */
 static const char *tensor_difference(const Tensor *a, const Tensor *b, bool places)
@@ -161,7 +161,7 @@ int call_text(const Call *c, Way way, char *out, size_t room)
                     w ? w->name : "");
 }
 
-/* ---- execution ---- */
+/* ---- execution --------------------------------------------------------------------------- */
 
 int call_execute(Cx *cx, const Backend *backend, Call *c, bool backward)
 {
@@ -187,7 +187,7 @@ int call_run(Cx *cx, const Backend *backend, Call *c, bool backward)
     return call_execute(cx, backend, c, backward);
 }
 
-/* ---- the watch ---- */
+/* ---- the watch --------------------------------------------------------------------------- */
 
 /* "down_blocks.0.resnets.0.conv1.weight" -> the layer's name. */
 static void layer_name(const Weight *w, char *out, size_t room)

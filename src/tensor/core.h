@@ -16,7 +16,7 @@ typedef enum { FORWARD, BACKWARD, GRADIENT } Way;
 
 enum { CALL_TENSORS = 2 * MAX_KV + 3, CALL_WEIGHTS = 3 };
 
-/* ---- tensor.c ---- */
+/* ---- tensor.c ---------------------------------------------------------------------------- */
 
 /* A dense tensor without data, from the arena of the current mode. Impossible sizes are an error. */
 Tensor *header(Cx *, DType, int nd, const int64_t *n);
@@ -45,7 +45,7 @@ typedef struct {
 } Text;
 Text shape_text(int nd, const int64_t *n);
 
-/* ---- call.c ---- */
+/* ---- call.c ------------------------------------------------------------------------------ */
 
 /* Inputs of a call in a fixed order, without NULLs: in[], epi.row, epi.add. Returns how many. */
 int call_tensors(const Call *, Tensor *out[CALL_TENSORS]);
@@ -67,7 +67,7 @@ int call_execute(Cx *, const Backend *, Call *, bool backward);
  * the last weight met, for ops that have none. */
 int call_watch(Cx *, const Call *, int number, const Weight *before);
 
-/* ---- plan.c ---- */
+/* ---- plan.c ------------------------------------------------------------------------------ */
 
 /* Checks, allocates out, runs or plans, records on the tape. call->out is a header without data. */
 Tensor *issue(Cx *, Call *);
@@ -86,7 +86,7 @@ typedef struct {
 } Step;
 int plan_steps(const Plan *, const Step **);
 
-/* ---- pack.c ---- */
+/* ---- pack.c ------------------------------------------------------------------------------ */
 
 /* Memory that lives over steps [first, last]; last may lie beyond the run. */
 typedef struct {
@@ -100,7 +100,7 @@ enum { SLOT_ALIGN = 64 };
  * no memory for the tables. */
 bool pack_slots(Slot *, int n, int n_steps, size_t *bytes, size_t *bound);
 
-/* ---- tape.c ---- */
+/* ---- tape.c ------------------------------------------------------------------------------ */
 
 int tape_record(Cx *, const Call *);
 

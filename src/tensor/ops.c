@@ -15,7 +15,7 @@
 #include <math.h>
 #include <string.h>
 
-/* ---- what all fronts check ---- */
+/* ---- what all fronts check --------------------------------------------------------------- */
 
 /* An error of this call: "conv2d down_blocks.0.resnets.0.conv1.weight: ...". Returns NULL. */
 static void *wrong(Cx *cx, const Call *c, const char *fmt, ...) PRINTF_LIKE(3, 4);
@@ -91,7 +91,7 @@ static Tensor *finish_like(Cx *cx, Call *c, const Tensor *x, double cost)
     return finish(cx, c, x->nd, x->n);
 }
 
-/* ---- convolution and linear ---- */
+/* ---- convolution and linear -------------------------------------------------------------- */
 
 /* n: the product's shape, whose last size is the weight's output channels; row and bias join before the
  * activation. */
@@ -180,7 +180,7 @@ Tensor *op_linear(Cx *cx, Tensor *x, Weight *w, Epi epi)
     return with_epilogue(cx, &c, x->nd, n);
 }
 
-/* ---- norms and attention ---- */
+/* ---- norms and attention ----------------------------------------------------------------- */
 
 Tensor *op_norm(Cx *cx, Tensor *x, Weight *scale, Weight *shift, NormArg arg)
 {
@@ -248,7 +248,7 @@ Tensor *op_attention(Cx *cx, Tensor *q, const Kv *kv, int n_kv, AttnArg arg)
     return finish(cx, &c, q->nd, q->n);
 }
 
-/* ---- the small ones ---- */
+/* ---- the small ones ---------------------------------------------------------------------- */
 
 Tensor *op_act(Cx *cx, Tensor *x, Act act)
 {

@@ -34,7 +34,7 @@ struct Plan {
     const Weight *weight; /* last one met in the run */
 };
 
-/* ---- dry run ---- */
+/* ---- dry run ----------------------------------------------------------------------------- */
 
 /* Room for one more of `size` bytes in a list that doubles. */
 static bool grow(void **list, int n, int *room, size_t size)
@@ -163,7 +163,7 @@ static int note(Cx *cx, Call *c, Way way)
     return GIMBAL_OK;
 }
 
-/* ---- making and freeing ---- */
+/* ---- making and freeing ------------------------------------------------------------------ */
 
 /* Whoever made the inputs keeps them; gradients they got belong to the plan. */
 static void forget_fed(Plan *p)
@@ -237,7 +237,7 @@ int plan_feed(Cx *cx, Tensor *t)
     return GIMBAL_OK;
 }
 
-/* ---- numbers of a plan ---- */
+/* ---- numbers of a plan ------------------------------------------------------------------- */
 
 size_t plan_bytes(const Plan *p)
 {
@@ -263,7 +263,7 @@ int plan_steps(const Plan *p, const Step **steps)
     return p->n_steps;
 }
 
-/* ---- run ---- */
+/* ---- run --------------------------------------------------------------------------------- */
 
 static int differs(Cx *cx, const char *what, const Step *planned, const Call *met, Way way)
 {

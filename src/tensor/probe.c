@@ -66,7 +66,7 @@ static int groups_of(const Plan *p, int threads, Group **out)
     return g ? n : -1;
 }
 
-/* ---- packed weights ---- */
+/* ---- packed weights ---------------------------------------------------------------------- */
 
 typedef struct {
     const Weight *w;
@@ -106,7 +106,7 @@ size_t plan_pack_bytes(const Plan *p)
     return sum;
 }
 
-/* ---- a call on memory of its own ---- */
+/* ---- a call on memory of its own --------------------------------------------------------- */
 
 enum {
     BUFFERS = 2 * (CALL_TENSORS + 1) + CALL_WEIGHTS
@@ -258,7 +258,7 @@ static void sample_free(Sample *s)
         free(s->memory[i]); /* of one timing */
 }
 
-/* ---- timing ---- */
+/* ---- timing ------------------------------------------------------------------------------ */
 
 /* Seconds of one run of the sample: the least of a few, which is what a busy machine disturbs least; more of
  * them when they are short. < 0: cannot be run. */
@@ -359,7 +359,7 @@ double plan_seconds(Cx *cx, Plan *p, double budget)
     return sum;
 }
 
-/* ---- the table ---- */
+/* ---- the table --------------------------------------------------------------------------- */
 
 static int by_flops(const void *a, const void *b)
 {

@@ -97,7 +97,7 @@ Tensor *block(Cx *cx, Graph graph, void *self, Tensor **in, int n_in)
     return node_add(cx, &node) ? NULL : out;
 }
 
-/* ---- backward ---- */
+/* ---- backward ---------------------------------------------------------------------------- */
 
 /* Whether t's buffer is of this run. An input outlives runs and may carry the buffer of an earlier one. */
 static bool has_grad(const Cx *cx, const Tensor *t)

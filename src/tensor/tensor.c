@@ -11,7 +11,7 @@
 #include <math.h>
 #include <string.h>
 
-/* ---- number formats ---- */
+/* ---- number formats ---------------------------------------------------------------------- */
 
 static const struct {
     const char *name;
@@ -102,7 +102,7 @@ void widen(DType type, const void *src, int64_t from, int64_t count, float *out)
     }
 }
 
-/* ---- weights ---- */
+/* ---- weights ----------------------------------------------------------------------------- */
 
 int64_t weight_count(const Weight *w)
 {
@@ -131,7 +131,7 @@ void weight_drop(Weight *w)
     }
 }
 
-/* ---- tensors ---- */
+/* ---- tensors ----------------------------------------------------------------------------- */
 
 int64_t tensor_count(const Tensor *t)
 {
@@ -277,7 +277,7 @@ Tensor *op_channels(Cx *cx, Tensor *x, int64_t from, int64_t width)
     return view_of(cx, x, x->nd, n, from);
 }
 
-/* ---- context ---- */
+/* ---- context ----------------------------------------------------------------------------- */
 
 void cx_init(Cx *cx, const Backend *const *chain, int threads, gimbal_error *err)
 {

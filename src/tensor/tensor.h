@@ -78,8 +78,7 @@ void widen(DType, const void *src, int64_t from, int64_t count, float *out);
 /* Frees packs and nothing else. */
 void weight_drop(Weight *);
 
-/* ---- context
- * ------------------------------------------------------------------------------------------------- */
+/* ---- context ----------------------------------------------------------------------------- */
 
 typedef struct Plan Plan;
 typedef struct Tape Tape;
@@ -95,7 +94,8 @@ typedef struct Cx {
     Tape *tape;     /* NULL: inference */
     char *work;     /* memory for plan_run, 64-byte aligned, at least plan_bytes(plan) */
     size_t work_bytes;
-    /* Sees the output of every module that a network names, as it is made; for tests and debugging of eager runs. */
+    /* Sees the output of every module that a network names, as it is made; for tests and debugging of eager
+     * runs. */
     void (*tap)(void *user, const char *module, const Tensor *output);
     void *tap_user;
     /* the rest belongs to tensor/ */
@@ -115,8 +115,7 @@ bool cx_failed(const Cx *);
 /* Records an error (the first one stays), returns NULL so that ops can return it. */
 void *cx_fail(Cx *, int code, const char *fmt, ...) PRINTF_LIKE(3, 4);
 
-/* ---- plans
- * ------------------------------------------------------------------------------------------------------ */
+/* ---- plans ------------------------------------------------------------------------------- */
 
 /* A network as straight-line code. `self` is the network with its call's constants (frames, ...). */
 typedef Tensor *(*Graph)(Cx *, void *self, Tensor **in);
@@ -141,8 +140,7 @@ double plan_seconds(Cx *, Plan *, double budget);
  * --dry-run. */
 int plan_print(const Plan *, char *out, size_t room);
 
-/* ---- tensors
- * ------------------------------------------------------------------------------------------------------ */
+/* ---- tensors ----------------------------------------------------------------------------- */
 
 /* Wraps caller's memory, dense. data may be NULL in a dry run. */
 Tensor *tensor_input(Cx *, DType, int nd, const int64_t *n, const void *data);
@@ -151,8 +149,7 @@ Tensor *op_view(Cx *, Tensor *, int nd, const int64_t *n);
 /* Channels [from, from+width) of every row, no copy. */
 Tensor *op_channels(Cx *, Tensor *, int64_t from, int64_t width);
 
-/* ---- operators
- * -------------------------------------------------------------------------------------------------------- */
+/* ---- operators --------------------------------------------------------------------------- */
 
 typedef enum { ACT_NONE, ACT_SILU, ACT_GELU, ACT_QUICK_GELU, ACT_GEGLU } Act; /* GELU: exact, erf */
 
@@ -217,9 +214,7 @@ Tensor *op_mse(Cx *, Tensor *x, Tensor *target);
  * kept and the graph is run again in backward; else plainly graph(cx, self, in). At most 4 inputs. */
 Tensor *block(Cx *, Graph, void *self, Tensor **in, int n_in);
 
-/* ---- gradients
- * ------------------------------------------------------------------------------------------------------------
- */
+/* ---- gradients --------------------------------------------------------------------------- */
 
 Tape *tape_new(void);
 void tape_clear(Tape *);
@@ -229,8 +224,7 @@ int tape_length(const Tape *);
  * Returns 0 or the error code in cx->err. */
 int backward(Cx *, Tensor *loss);
 
-/* ---- parameters: declared once, walked by any visitor
- * --------------------------------------------------------------------- */
+/* ---- parameters: declared once, walked by any visitor ------------------------------------ */
 
 /* A network's params function calls pv_* in any order; `leaf` is called for every parameter with its full
  * name. Walks that only count, bind, initialise, save or print differ in `leaf` alone. */

@@ -22,8 +22,7 @@ static const double palette[8][3] = {{220, 40, 40},  {40, 170, 70},  {45, 85, 22
                                      {245, 140, 30}, {140, 60, 180}, {245, 245, 245}, {20, 20, 20}};
 enum { STILL, LEFT, RIGHT, UP, DOWN, SPIN, GROW, BOUNCE };
 
-/* ---- scenes and captions ---------------------------------------------------------------------------------
- */
+/* ---- scenes and captions ----------------------------------------------------------------- */
 
 static double uniform(uint64_t *state)
 {
@@ -80,8 +79,7 @@ void toy_truth(const ToyScene *s, int truth[TOY_ATTRIBUTES])
     memcpy(truth, all, sizeof all);
 }
 
-/* ---- the judge
- * --------------------------------------------------------------------------------------------- */
+/* ---- the judge --------------------------------------------------------------------------- */
 
 /* Background colour of channel c at pixel (x, y). */
 static double background(int texture, int bg, int x, int y, int c)

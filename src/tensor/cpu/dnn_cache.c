@@ -140,7 +140,7 @@ void conv_release(Conv *c)
     pthread_mutex_unlock(&cache_lock);
 }
 
-/* ---- packed weights ---- */
+/* ---- packed weights ---------------------------------------------------------------------- */
 
 typedef struct Pack {
     struct Pack *next;
