@@ -279,6 +279,10 @@ static double time_sample(Cx *cx, Sample *s, const Step *step, double target)
     return least;
 }
 
+/* With fewer pictures than this kernels may cut each into bands, which are other kernels to compile and keep.
+ */
+enum { FEW_PICTURES = 16 };
+
 /* Seconds of one whole call of the group, from a run of about `target` seconds; pace: what guesses are off
  * by. */
 static double time_group(Cx *cx, const Group *g, double target, double pace)
@@ -289,7 +293,10 @@ static double time_group(Cx *cx, const Group *g, double target, double pace)
     const int64_t whole = call_units(&g->step->call);
     /* kernels share a call among threads by units: keep all threads busy */
     int64_t units = (int64_t)((double)whole * MIN(1.0, target / (g->guess * pace)));
-    units = MIN(whole, MAX(units / cx->threads, 1) * cx->threads);
+    units = MAX(units / cx->threads, 1) * cx->threads;
+    if (g->step->call.op == OP_CONV2D)
+        units = MAX(units, FEW_PICTURES);
+    units = MIN(whole, units);
     Sample s;
     double seconds = -1;
     if (sample_make(&s, g->step, &units))
