@@ -167,6 +167,7 @@ int recipe_read(const char *path, char **text, gimbal_error *);
 typedef struct {
     gimbal_engine *engine;
     gimbal_settings settings;
+    gimbal_shape shape;                                                       /* of the latents */
     const char *output, *latents, *reinit_noise, *save_latents, *save_passes; /* paths or NULL */
     double fps;
     int passes; /* of the re-initialiser's plan */
@@ -174,7 +175,6 @@ typedef struct {
     Progress progress;
 
     gimbal_session *session;
-    gimbal_shape shape;
     float *given, *fresh, *result; /* [C,F,h,w], [passes-1][C,F,h,w], [C,F,h,w] */
     float **finished;              /* [passes] results of the passes, when save_passes */
     json_t *recipe;

@@ -82,15 +82,8 @@ static int read_fresh(Clip *clip, gimbal_error *err)
     return GIMBAL_OK;
 }
 
-/* Tensors from files must have the run's shape, which a session without them tells. */
 static int read_given(Clip *clip, gimbal_error *err)
 {
-    if (!clip->latents && !clip->reinit_noise)
-        return GIMBAL_OK;
-    gimbal_session *session;
-    TRY(gimbal_begin(&session, clip->engine, &clip->settings, err));
-    clip->shape = gimbal_latent_shape(session);
-    gimbal_end(session);
     if (clip->latents) {
         TRY(read_fitting(clip->latents, "latents", clip->shape, &clip->given, err));
         clip->settings.latents = clip->given;
@@ -107,7 +100,6 @@ int clip_begin(Clip *clip, gimbal_error *err)
     TRY(read_given(clip, err));
     TRY(gimbal_begin(&clip->session, clip->engine, s, err));
     signals_watch(clip->session);
-    clip->shape = gimbal_latent_shape(clip->session);
     clip->recipe = recipe_make(clip->engine, s, clip->fps, clip->latents, clip->reinit_noise);
     if (clip->recipe)
         clip->recipe_text = json_dumps(clip->recipe, JSON_COMPACT | JSON_REAL_PRECISION(17));

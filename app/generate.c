@@ -58,6 +58,8 @@ typedef struct {
     char *recipe_text, *latents, *reinit_noise;
     gimbal_engine *engine;
     char *prompt_file;
+    gimbal_shape shape;   /* of a clip's latents */
+    gimbal_cost cost;     /* of one clip: prompts and seeds change nothing */
     const char **prompts; /* lines of prompt_file, or one entry: NULL for the settings' own */
     int n_prompts;
 } Job;
@@ -322,8 +324,7 @@ static void announce(const Clip *clip, const gimbal_cost *cost, int clips)
 /* ---- the work ---------------------------------------------------------------------------- */
 
 /* number: 0 for the only clip, else from 1. The names live until the clip has ended. */
-static int make_clip(Job *job, const gimbal_settings *s, const gimbal_cost *cost, int number, int clips,
-                     gimbal_error *err)
+static int make_clip(Job *job, const gimbal_settings *s, int number, int clips, gimbal_error *err)
 {
     const Flags *f = &job->flags;
     const bool numbered = number || names_clips(f->output);
@@ -336,6 +337,7 @@ static int make_clip(Job *job, const gimbal_settings *s, const gimbal_cost *cost
         code = fail_memory(err);
     Clip clip = {.engine = job->engine,
                  .settings = *s,
+                 .shape = job->shape,
                  .output = output,
                  .latents = f->latents,
                  .reinit_noise = f->reinit_noise,
@@ -343,14 +345,14 @@ static int make_clip(Job *job, const gimbal_settings *s, const gimbal_cost *cost
                  .save_passes = f->save_passes,
                  .fps = f->fps,
                  .number = number,
-                 .passes = cost->passes,
+                 .passes = job->cost.passes,
                  .progress = progress_begin(f->quiet)};
     if (!code)
         code = clip_begin(&clip, err);
     if (!code && !f->quiet && !f->dry_run && number <= 1)
-        announce(&clip, cost, clips);
+        announce(&clip, &job->cost, clips);
     if (!code && f->dry_run) {
-        code = report_dry(job, &clip, cost, err);
+        code = report_dry(job, &clip, &job->cost, err);
     } else if (!code) {
         code = clip_make(&clip, err);
         code = code ? code : report(job, &clip, err);
@@ -361,14 +363,25 @@ static int make_clip(Job *job, const gimbal_settings *s, const gimbal_cost *cost
     return code;
 }
 
+/* Begun and ended at once, a session refuses what cannot run (sizes, memory) before time goes into the
+ * estimate, and tells the shape that given tensors must have. */
+static int probe(Job *job, const gimbal_settings *s, gimbal_error *err)
+{
+    gimbal_session *session;
+    TRY(gimbal_begin(&session, job->engine, s, err));
+    job->shape = gimbal_latent_shape(session);
+    gimbal_end(session);
+    TRY(check_signals(err));
+    TRY(gimbal_predict(job->engine, s, &job->cost, err));
+    return check_signals(err);
+}
+
 static int make_clips(Job *job, gimbal_error *err)
 {
     gimbal_settings s;
     TRY(resolve(job, &s, err));
     const int clips = job->n_prompts * job->flags.count;
-    gimbal_cost cost; /* of each: prompts and seeds change nothing */
-    TRY(gimbal_predict(job->engine, &s, &cost, err));
-    TRY(check_signals(err));
+    TRY(probe(job, &s, err));
     for (int i = 0; i < clips; i++) {
         gimbal_settings one = s;
         if (job->prompts[i / job->flags.count])
@@ -377,7 +390,7 @@ static int make_clips(Job *job, gimbal_error *err)
         TRY(check_utf8("the prompt", one.prompt, err));
         if (i % job->flags.count == 0)
             TRY(warn_truncated(job->engine, "prompt", one.prompt, err));
-        TRY(make_clip(job, &one, &cost, clips > 1 ? i + 1 : 0, clips, err));
+        TRY(make_clip(job, &one, clips > 1 ? i + 1 : 0, clips, err));
     }
     return GIMBAL_OK;
 }

@@ -297,6 +297,9 @@ static double time_group(Cx *cx, const Group *g, double target, double pace)
     if (g->step->call.op == OP_CONV2D)
         units = MAX(units, FEW_PICTURES);
     units = MIN(whole, units);
+    if (g->guess * pace * (double)units / (double)whole > MAX(8 * target, 0.05))
+        return -1; /* the least that can be timed is too long: a picture's attention grows with its area
+                      squared */
     Sample s;
     double seconds = -1;
     if (sample_make(&s, g->step, &units))
