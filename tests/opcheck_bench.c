@@ -19,6 +19,14 @@ static double flops_of(const Case *c, const Problem *p)
     return 4.0 * (double)p->in[0].count * keys;
 }
 
+/* What the fronts in ops.c say of other ops. */
+static double front_flops(const Case *c, const Problem *p)
+{
+    const double cost = c->op == OP_NORM ? (c->act ? 12 : 8) : c->op == OP_ACT ? 8 : 1;
+    const double flops = flops_of(c, p);
+    return flops > 0 ? flops : cost * (double)p->in[0].count;
+}
+
 /* Seconds of the best run, or -1. */
 static double time_call(Cx *cx, const Backend *b, Problem *p, bool backward)
 {
@@ -63,6 +71,7 @@ int bench(const char *filter)
             continue;
         cx_init(&cx, cpu_chain(), 0, &err);
         const bool made = problem_make(&p, &c);
+        p.call.flops = front_flops(&c, &p);
         for (const Backend *const *b = cpu_chain(); made && *b; b++) {
             if (!(*b)->forward[c.op] || !(*b)->supports(&cx, &p.call, false))
                 continue;

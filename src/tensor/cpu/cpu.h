@@ -20,10 +20,23 @@
 #define CLONES __attribute__((noinline))
 #endif
 
+/* One thread or all for work that takes about `ns` nanoseconds on one. Starting and joining costs a few
+ * microseconds, and milliseconds where other programs want the cores. Never a number between: libgomp would
+ * end the others. */
+static inline int team(const Cx *cx, double ns)
+{
+    return ns < 40e3 ? 1 : cx->threads;
+}
+#define HEAVY 1e9
+
 /* `parallel for` over independent work; the cut never depends on the number of threads. */
 #define PRAGMA(text) _Pragma(#text)
-#define PARALLEL_FOR(cx) PRAGMA(omp parallel for num_threads((cx)->threads) schedule(static))
-#define PARALLEL_TILES(cx) PRAGMA(omp parallel for num_threads((cx)->threads) schedule(dynamic))
+#define PARALLEL_FOR(cx, ns) PRAGMA(omp parallel for num_threads(team(cx, ns)) schedule(static))
+#define PARALLEL_TILES(cx, ns) PRAGMA(omp parallel for num_threads(team(cx, ns)) schedule(dynamic))
+
+/* Nanoseconds on one core, roughly: a moved value, and a FLOP (as the fronts count them) of each kind. For
+ * team(). */
+static const double NS_MOVE = 0.4, NS_ACT = 0.1, NS_NORM = 0.06, NS_FLOP = 0.01, NS_ATTENTION = 0.03;
 
 static inline float *weight_grad(const Weight *w)
 {

@@ -114,7 +114,7 @@ static bool linear_back(Cx *cx, const Job *j)
     const ConvShape *s = &j->s;
     atomic_int failed = 0;
     if (j->gx) {
-        PARALLEL_TILES(cx)
+        PARALLEL_TILES(cx, HEAVY)
         for (int64_t r = 0; r < j->rows; r += ROWS) {
             const int was = dnn_single();
             if (dnnl_sgemm('N', 'N', MIN(ROWS, j->rows - r), s->I, s->wide, 1.0f, j->gz + r * s->wide,
@@ -124,7 +124,7 @@ static bool linear_back(Cx *cx, const Job *j)
         }
     }
     if (j->gw) {
-        PARALLEL_TILES(cx)
+        PARALLEL_TILES(cx, HEAVY)
         for (int64_t o = 0; o < s->wide; o += OUT_BAND) {
             const int was = dnn_single();
             if (dnnl_sgemm('T', 'N', MIN(OUT_BAND, s->wide - o), s->I, j->rows, 1.0f, j->gz + o, s->wide,
@@ -142,7 +142,7 @@ static bool conv_back(Cx *cx, const Job *j)
     const int64_t bands = (s->wide + OUT_BAND - 1) / OUT_BAND;
     atomic_int failed = 0;
     if (j->gx) {
-        PARALLEL_TILES(cx)
+        PARALLEL_TILES(cx, HEAVY)
         for (int64_t n = 0; n < s->N; n++) {
             const int was = dnn_single();
             if (!input_back(j, n, (float *)(j->room + (size_t)omp_get_thread_num() * j->each)))
@@ -152,7 +152,7 @@ static bool conv_back(Cx *cx, const Job *j)
     }
     /* the taps' weights are no longer needed: their room holds the sums */
     if (j->gw) {
-        PARALLEL_TILES(cx)
+        PARALLEL_TILES(cx, HEAVY)
         for (int64_t i = 0; i < j->taps * bands; i++) {
             const int64_t t = i / bands, o = i % bands * OUT_BAND;
             const int was = dnn_single();
@@ -170,7 +170,7 @@ static bool conv_back(Cx *cx, const Job *j)
 static void spread_taps(Cx *cx, const Job *j, const float *w)
 {
     const int64_t O = j->s.wide, I = j->s.I;
-    PARALLEL_FOR(cx)
+    PARALLEL_FOR(cx, HEAVY)
     for (int64_t o = 0; o < O; o++)
         for (int64_t i = 0; i < I; i++)
             for (int64_t t = 0; t < j->taps; t++)

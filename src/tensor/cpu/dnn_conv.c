@@ -212,7 +212,7 @@ static int job_run(Cx *cx, Job *j, char *room)
 {
     atomic_int failed = 0;
     TRY(job_weights(cx, j, &room));
-    PARALLEL_TILES(cx)
+    PARALLEL_TILES(cx, NS_FLOP * j->call->flops)
     for (int64_t i = 0; i < j->s.N * j->bands; i++)
         if (!one_tile(cx, j, i / j->bands, (int)(i % j->bands),
                       room + (size_t)omp_get_thread_num() * j->each))

@@ -52,7 +52,7 @@ static int run(Cx *cx, const Call *call, const Cut *c, float *z, const float *bi
     atomic_int failed = 0;
     if (!w)
         return cx->err->code;
-    PARALLEL_TILES(cx)
+    PARALLEL_TILES(cx, NS_FLOP * call->flops)
     for (int64_t i = 0; i < tiles * bands; i++) {
         const int64_t r = i / bands * ROWS, n = MIN(ROWS, c->rows - r), from = i % bands * c->columns;
         float *tile = z ? z + r * c->wide : halves ? thread_scratch(call, each) : row_at(call->out, r);
@@ -78,7 +78,7 @@ int dnn_linear(Cx *cx, const Call *call)
         return run(cx, call, &c, NULL, bias);
     float *z = call->epi.act == ACT_GEGLU ? (float *)call->tmp : call->out->d;
     TRY(run(cx, call, &c, z, NULL));
-    PARALLEL_FOR(cx)
+    PARALLEL_FOR(cx, NS_FLOP * call->flops)
     for (int64_t r = 0; r < c.rows; r += 16)
         epilogue_rows(cx, call, z + r * c.wide, c.wide, r, MIN(16, c.rows - r), bias);
     return 0;

@@ -6,8 +6,8 @@
 #include "tensor/cpu/loop.h"
 
 /* Runs `body` for every block of rows [r, r + n) of the result. */
-#define FOR_ROW_BLOCKS(cx, y, r, n)                                                                          \
-    PARALLEL_FOR(cx)                                                                                         \
+#define FOR_ROW_BLOCKS(cx, y, r, n, ns)                                                                      \
+    PARALLEL_FOR(cx, ns)                                                                                     \
     for (int64_t r = 0; r < tensor_rows(y); r += ROW_BLOCK)                                                  \
         for (int64_t n = MIN(ROW_BLOCK, tensor_rows(y) - r), once_ = 1; once_; once_ = 0)
 
@@ -23,7 +23,7 @@ CLONES static void add_rows(const float *a, int64_t lda, const float *b, int64_t
 static int loop_add(Cx *cx, const Call *call)
 {
     const Tensor *a = call->in[0], *b = call->in[1], *y = call->out;
-    FOR_ROW_BLOCKS(cx, y, r, n)
+    FOR_ROW_BLOCKS(cx, y, r, n, NS_MOVE * call->flops)
     add_rows(row_at(a, r), a->ld, row_at(b, r), b->ld, row_at(y, r), n, tensor_channels(y));
     return 0;
 }
@@ -31,7 +31,7 @@ static int loop_add(Cx *cx, const Call *call)
 static int loop_rows(Cx *cx, const Call *call)
 {
     const Tensor *x = call->in[0], *rows = call->in[1], *y = call->out;
-    PARALLEL_FOR(cx)
+    PARALLEL_FOR(cx, NS_MOVE * call->flops)
     for (int64_t r = 0; r < tensor_rows(y); r++)
         add_rows(row_at(x, r), 0, row_at(rows, r / call->a.per % tensor_rows(rows)), 0, row_at(y, r), 1,
                  tensor_channels(y));
@@ -64,7 +64,7 @@ CLONES static void act_rows(Act act, const float *x, int64_t ld, float *y, int64
 static int loop_act(Cx *cx, const Call *call)
 {
     const Tensor *x = call->in[0], *y = call->out;
-    FOR_ROW_BLOCKS(cx, y, r, n)
+    FOR_ROW_BLOCKS(cx, y, r, n, NS_ACT * call->flops)
     act_rows(call->a.act, row_at(x, r), x->ld, row_at(y, r), n, tensor_channels(y));
     return 0;
 }

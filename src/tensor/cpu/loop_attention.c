@@ -225,7 +225,7 @@ int loop_attention(Cx *cx, const Call *call)
     const int64_t queries = a->in_time ? F : S, per_tile = TILE * LANES,
                   tiles = (queries + per_tile - 1) / per_tile;
     const int64_t lines = a->in_time ? clips * S : clips * F; /* whose queries see each other */
-    PARALLEL_TILES(cx)
+    PARALLEL_TILES(cx, NS_ATTENTION * call->flops)
     for (int64_t i = 0; i < lines * tiles; i++) {
         const int64_t line = i / tiles, index = i % tiles * per_tile;
         Queries t = {.count = MIN(per_tile, queries - index), .index = index};

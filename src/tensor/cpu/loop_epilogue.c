@@ -60,8 +60,8 @@ INLINE void finish(const float *a, float scale, const float *add, int64_t n, flo
 }
 
 /* One row of C result channels. */
-CLONES static void row_tail(const Epi *e, const float *z, const float *bias, const float *row,
-                            const float *add, float *y, int64_t C)
+INLINE void row_tail(const Epi *e, const float *z, const float *bias, const float *row, const float *add,
+                     float *y, int64_t C)
 {
     const float scale = e->scale != 0 ? e->scale : 1.0f;
     float a[BLOCK], gate[BLOCK];
@@ -75,16 +75,22 @@ CLONES static void row_tail(const Epi *e, const float *z, const float *bias, con
     }
 }
 
+CLONES static void all_rows(const Call *call, const float *z, int64_t ldz, int64_t r0, int64_t n,
+                            const float *bias)
+{
+    const Epi *e = &call->epi;
+    const int64_t C = tensor_channels(call->out);
+    for (int64_t r = r0; r < r0 + n; r++, z += ldz)
+        row_tail(e, z, bias, e->row ? row_at(e->row, r / e->row_per) : NULL,
+                 e->add ? row_at(e->add, r) : NULL, row_at(call->out, r), C);
+}
+
 void epilogue_rows(Cx *cx, const Call *call, const float *z, int64_t ldz, int64_t r0, int64_t n,
                    const float *bias)
 {
     const Epi *e = &call->epi;
-    const int64_t C = tensor_channels(call->out);
+    const bool changes = bias || e->row || e->act != ACT_NONE || e->add || (e->scale != 0 && e->scale != 1);
     (void)cx;
-    if (z == row_at(call->out, r0) && !bias && !e->row && e->act == ACT_NONE && !e->add &&
-        (e->scale == 0 || e->scale == 1))
-        return;
-    for (int64_t r = r0; r < r0 + n; r++)
-        row_tail(e, z + (r - r0) * ldz, bias, e->row ? row_at(e->row, r / e->row_per) : NULL,
-                 e->add ? row_at(e->add, r) : NULL, row_at(call->out, r), C);
+    if (changes || z != row_at(call->out, r0))
+        all_rows(call, z, ldz, r0, n, bias);
 }

@@ -126,17 +126,17 @@ CLONES static void apply(const float *x, int64_t ld, int64_t rows, int64_t C, co
 
 static int group_norm(Cx *cx, const Call *call, const float *scale, const float *shift)
 {
+    const double ns = NS_NORM * call->flops;
     Job j = job_of(call);
     j.scale = scale, j.shift = shift;
     j.center = (float *)(call->tmp + partial_bytes(&j));
     j.sums = j.center + j.sets * 2 * j.C;
-    PARALLEL_FOR(cx)
+    PARALLEL_FOR(cx, ns)
     for (int64_t i = 0; i < j.sets * j.chunks; i++)
         chunk_statistics(&j, i / j.chunks, i % j.chunks);
-    PARALLEL_FOR(cx)
     for (int64_t set = 0; set < j.sets; set++)
         set_center(&j, set);
-    PARALLEL_FOR(cx)
+    PARALLEL_FOR(cx, ns)
     for (int64_t i = 0; i < j.sets * j.chunks; i++) {
         const int64_t set = i / j.chunks, from = i % j.chunks * ROW_BLOCK;
         const float *mean = j.center + set * 2 * j.C;
@@ -189,11 +189,12 @@ int loop_norm(Cx *cx, const Call *call)
 {
     const float *scale = weight_floats(cx, call->w[0]), *shift = weight_floats(cx, call->w[1]);
     const int64_t rows = tensor_rows(call->in[0]), C = tensor_channels(call->in[0]);
+    const double ns = NS_NORM * call->flops;
     if (!scale || !shift)
         return cx->err->code;
     if (call->a.norm.groups > 0)
         return group_norm(cx, call, scale, shift);
-    PARALLEL_FOR(cx)
+    PARALLEL_FOR(cx, ns)
     for (int64_t r = 0; r < rows; r += ROW_BLOCK)
         layer_norm_rows(row_at(call->in[0], r), call->in[0]->ld, MIN(ROW_BLOCK, rows - r), C, scale, shift,
                         call->a.norm.eps, call->a.norm.act == ACT_SILU, row_at(call->out, r));

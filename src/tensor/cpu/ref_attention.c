@@ -50,7 +50,7 @@ static void probabilities(const Call *call, int64_t f, int64_t s, int64_t from, 
 int ref_attention(Cx *cx, const Call *call)
 {
     const int64_t S = call->in[0]->n[1], D = tensor_channels(call->in[0]) / call->a.attn.arg.heads;
-    PARALLEL_FOR(cx)
+    PARALLEL_FOR(cx, HEAVY)
     for (int64_t r = 0; r < tensor_rows(call->out); r++) {
         double *p = thread_scratch(call, ref_attention_scratch(call));
         for (int h = 0; h < call->a.attn.arg.heads; h++) {
@@ -122,7 +122,7 @@ int ref_attention_back(Cx *cx, const Call *call)
         kv[set].k = grad_of(call->in[1 + 2 * set], &kv[set].ldk);
         kv[set].v = grad_of(call->in[2 + 2 * set], &kv[set].ldv);
     }
-    PARALLEL_FOR(cx)
+    PARALLEL_FOR(cx, HEAVY)
     for (int64_t i = 0; i < call->in[0]->n[0] / a->frames * a->heads; i++) {
         const int64_t clip = i / a->heads, from = i % a->heads * D;
         double *p = thread_scratch(call, ref_attention_scratch(call));

@@ -35,7 +35,7 @@ int ref_conv(Cx *cx, const Call *call)
         bias = weight_floats(cx, call->epi.bias);
     if (cx_failed(cx))
         return cx->err->code;
-    PARALLEL_FOR(cx)
+    PARALLEL_FOR(cx, HEAVY)
     for (int64_t r = 0; r < tensor_rows(call->out); r++) {
         float *z =
             halves ? thread_scratch(call, round64((size_t)s.wide * sizeof(float))) : row_at(call->out, r);
@@ -112,13 +112,13 @@ void epilogue_back(Cx *cx, const Call *call, float *z)
     float *gadd = e->add ? grad_of(e->add, &ld_add) : NULL, *grow = e->row ? grad_of(e->row, &ld_row) : NULL;
     float *gbias = weight_grad(e->bias);
     const float *bias = e->bias && weight_given(e->bias) ? weight_floats(cx, e->bias) : NULL;
-    PARALLEL_FOR(cx)
+    PARALLEL_FOR(cx, HEAVY)
     for (int64_t r = 0; r < rows; r++) {
         row_back(e, bias, e->row ? row_at(e->row, r / e->row_per) : NULL, gy + r * ld, C, z + r * wide);
         for (int64_t c = 0; gadd && c < C; c++)
             gadd[r * ld_add + c] += gy[r * ld + c];
     }
-    PARALLEL_FOR(cx)
+    PARALLEL_FOR(cx, HEAVY)
     for (int64_t c = 0; c < wide; c++) {
         if (gbias)
             sum_rows(z, wide, 0, rows, c, gbias);
@@ -183,7 +183,7 @@ int ref_conv_back(Cx *cx, const Call *call)
     if (!w)
         return cx->err->code;
     if (epilogue_needs_z(call)) {
-        PARALLEL_FOR(cx)
+        PARALLEL_FOR(cx, HEAVY)
         for (int64_t r = 0; r < tensor_rows(call->out); r++)
             one_pixel(&s, x, w, r, gz + r * s.wide);
     }
@@ -191,12 +191,12 @@ int ref_conv_back(Cx *cx, const Call *call)
     if (cx_failed(cx))
         return cx->err->code;
     if (gx) {
-        PARALLEL_FOR(cx)
+        PARALLEL_FOR(cx, HEAVY)
         for (int64_t p = 0; p < s.N * s.H * s.W; p++)
             input_back(&s, w, gz, p, gx + p * ldg);
     }
     if (gw) {
-        PARALLEL_FOR(cx)
+        PARALLEL_FOR(cx, HEAVY)
         for (int64_t o = 0; o < s.wide; o++)
             weight_back(&s, x, gz, o, gw + o * s.I * s.kh * s.kw);
     }

@@ -47,7 +47,7 @@ int ref_norm(Cx *cx, const Call *call)
     const float *scale = weight_floats(cx, call->w[0]), *shift = weight_floats(cx, call->w[1]);
     if (!scale || !shift)
         return cx->err->code;
-    PARALLEL_FOR(cx)
+    PARALLEL_FOR(cx, HEAVY)
     for (int64_t i = 0; i < s.sets * s.groups; i++) {
         const int64_t set = i / s.groups, group = i % s.groups;
         const Moments m = moments(call, &s, set, group);
@@ -122,14 +122,14 @@ int ref_norm_back(Cx *cx, const Call *call)
     float *gx = grad_of(call->in[0], &ldx);
     if (!scale || !shift)
         return cx->err->code;
-    PARALLEL_FOR(cx)
+    PARALLEL_FOR(cx, HEAVY)
     for (int64_t i = 0; i < s.sets * s.groups; i++) {
         m[i] = moments(call, &s, i / s.groups, i % s.groups);
         if (gx)
             set_back(call, &s, i / s.groups, i % s.groups, m[i], scale, shift, gy, ld, gx, ldx);
     }
     if (weight_grad(call->w[0]) || weight_grad(call->w[1])) {
-        PARALLEL_FOR(cx)
+        PARALLEL_FOR(cx, HEAVY)
         for (int64_t c = 0; c < s.groups * s.width; c++)
             channel_back(call, &s, m, c, scale[c], shift[c], gy, ld);
     }

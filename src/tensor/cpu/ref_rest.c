@@ -8,7 +8,7 @@
 int ref_act(Cx *cx, const Call *call)
 {
     const int64_t C = tensor_channels(call->out);
-    PARALLEL_FOR(cx)
+    PARALLEL_FOR(cx, HEAVY)
     for (int64_t r = 0; r < tensor_rows(call->out); r++) {
         const float *x = row_at(call->in[0], r);
         for (int64_t c = 0; c < C; c++)
@@ -26,7 +26,7 @@ int ref_act_back(Cx *cx, const Call *call)
     float *gx = grad_of(call->in[0], &ldx);
     if (!gx)
         return 0;
-    PARALLEL_FOR(cx)
+    PARALLEL_FOR(cx, HEAVY)
     for (int64_t r = 0; r < tensor_rows(call->out); r++) {
         const float *x = row_at(call->in[0], r);
         for (int64_t c = 0; c < C; c++) {
@@ -44,7 +44,7 @@ int ref_act_back(Cx *cx, const Call *call)
 
 int ref_add(Cx *cx, const Call *call)
 {
-    PARALLEL_FOR(cx)
+    PARALLEL_FOR(cx, HEAVY)
     for (int64_t r = 0; r < tensor_rows(call->out); r++)
         for (int64_t c = 0; c < tensor_channels(call->out); c++)
             row_at(call->out, r)[c] = row_at(call->in[0], r)[c] + row_at(call->in[1], r)[c];
@@ -60,7 +60,7 @@ static void pass_back(Cx *cx, const Call *call, const Tensor *x, int64_t from)
     float *gx = grad_of(x, &ldx);
     if (!gx)
         return;
-    PARALLEL_FOR(cx)
+    PARALLEL_FOR(cx, HEAVY)
     for (int64_t r = 0; r < rows; r++)
         for (int64_t c = 0; c < C; c++)
             gx[r * ldx + c] += gy[r * ld + from + c];
@@ -78,7 +78,7 @@ int ref_add_back(Cx *cx, const Call *call)
 int ref_rows(Cx *cx, const Call *call)
 {
     const Tensor *rows = call->in[1];
-    PARALLEL_FOR(cx)
+    PARALLEL_FOR(cx, HEAVY)
     for (int64_t r = 0; r < tensor_rows(call->out); r++) {
         const float *add = row_at(rows, r / call->a.per % tensor_rows(rows));
         for (int64_t c = 0; c < tensor_channels(call->out); c++)
@@ -97,7 +97,7 @@ int ref_rows_back(Cx *cx, const Call *call)
     pass_back(cx, call, call->in[0], 0);
     if (!grows)
         return 0;
-    PARALLEL_FOR(cx)
+    PARALLEL_FOR(cx, HEAVY)
     for (int64_t k = 0; k < n * C; k++) {
         double sum = 0;
         for (int64_t block = k / C; block * call->a.per < total; block += n)
@@ -111,7 +111,7 @@ int ref_rows_back(Cx *cx, const Call *call)
 int ref_concat(Cx *cx, const Call *call)
 {
     const size_t a = (size_t)tensor_channels(call->in[0]), b = (size_t)tensor_channels(call->in[1]);
-    PARALLEL_FOR(cx)
+    PARALLEL_FOR(cx, NS_MOVE * (double)tensor_count(call->out))
     for (int64_t r = 0; r < tensor_rows(call->out); r++) {
         memcpy(row_at(call->out, r), row_at(call->in[0], r), a * sizeof(float));
         memcpy(row_at(call->out, r) + a, row_at(call->in[1], r), b * sizeof(float));
@@ -136,7 +136,7 @@ static int64_t source_row(const Tensor *x, const Tensor *y, int64_t r)
 int ref_resize(Cx *cx, const Call *call)
 {
     const Tensor *x = call->in[0], *y = call->out;
-    PARALLEL_FOR(cx)
+    PARALLEL_FOR(cx, NS_MOVE * (double)tensor_count(y))
     for (int64_t r = 0; r < tensor_rows(y); r++)
         memcpy(row_at(y, r), row_at(x, source_row(x, y, r)), (size_t)tensor_channels(y) * sizeof(float));
     return 0;
@@ -152,7 +152,7 @@ int ref_resize_back(Cx *cx, const Call *call)
     float *gx = grad_of(x, &ldx);
     if (!gx)
         return 0;
-    PARALLEL_FOR(cx)
+    PARALLEL_FOR(cx, HEAVY)
     for (int64_t n = 0; n < y->n[0]; n++)
         for (int64_t r = n * picture; r < (n + 1) * picture; r++)
             for (int64_t c = 0; c < tensor_channels(y); c++)
@@ -224,7 +224,7 @@ int ref_mse_back(Cx *cx, const Call *call)
     float *gx = grad_of(x, &ldx);
     if (!gx)
         return 0;
-    PARALLEL_FOR(cx)
+    PARALLEL_FOR(cx, HEAVY)
     for (int64_t r = 0; r < tensor_rows(x); r++)
         for (int64_t c = 0; c < tensor_channels(x); c++)
             gx[r * ldx + c] += (float)(g * ((double)row_at(x, r)[c] - row_at(target, r)[c]));
