@@ -116,6 +116,9 @@ const char *print_bytes(uint64_t bytes, char out[24]);
  * ends the program at once. */
 void signals_install(void);
 void signals_watch(gimbal_session *);
+/* While it is so (a model is opened, a cost estimated: calls that cannot be cancelled), the first signal ends
+ * the program at once too. */
+void signals_nothing_begun(bool so);
 int signals_seen(void); /* the signal's number, or 0 */
 /* ECANCEL once a signal was seen. */
 int check_signals(gimbal_error *);

@@ -368,12 +368,15 @@ static int make_clip(Job *job, const gimbal_settings *s, int number, int clips, 
 static int probe(Job *job, const gimbal_settings *s, gimbal_error *err)
 {
     gimbal_session *session;
-    TRY(gimbal_begin(&session, job->engine, s, err));
-    job->shape = gimbal_latent_shape(session);
-    gimbal_end(session);
-    TRY(check_signals(err));
-    TRY(gimbal_predict(job->engine, s, &job->cost, err));
-    return check_signals(err);
+    signals_nothing_begun(true);
+    int code = gimbal_begin(&session, job->engine, s, err);
+    if (!code) {
+        job->shape = gimbal_latent_shape(session);
+        gimbal_end(session);
+        code = gimbal_predict(job->engine, s, &job->cost, err);
+    }
+    signals_nothing_begun(false);
+    return code ? code : check_signals(err);
 }
 
 static int make_clips(Job *job, gimbal_error *err)

@@ -136,10 +136,15 @@ int progress_show(Progress *p, const gimbal_progress *s)
 
 static _Atomic(gimbal_session *) watched;
 static atomic_int signalled;
+static atomic_bool nothing_begun;
 
 static void on_signal(int number)
 {
-    if (atomic_exchange(&signalled, number))
+    static const char text[] = "gimbal: cancelled before the work began\n";
+    const bool second = atomic_exchange(&signalled, number) != 0;
+    if (!second && atomic_load(&nothing_begun) && write(STDERR_FILENO, text, sizeof text - 1) < 0)
+        _exit(128 + number);
+    if (second || atomic_load(&nothing_begun))
         _exit(128 + number);
     gimbal_session *session = atomic_load(&watched);
     if (session)
@@ -160,6 +165,11 @@ void signals_watch(gimbal_session *session)
     atomic_store(&watched, session);
     if (session && atomic_load(&signalled))
         gimbal_cancel(session);
+}
+
+void signals_nothing_begun(bool so)
+{
+    atomic_store(&nothing_begun, so);
 }
 
 int signals_seen(void)

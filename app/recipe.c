@@ -14,7 +14,10 @@ int open_model(gimbal_engine **out, const char *model, const char *motion, bool 
     if (!model)
         return complain(err, GIMBAL_EUSAGE, "a folder in diffusers layout, e.g. models/toyworld",
                         "--model is missing");
-    TRY(gimbal_open(out, model, motion, err));
+    signals_nothing_begun(true);
+    const int code = gimbal_open(out, model, motion, err);
+    signals_nothing_begun(false);
+    TRY(code);
     for (int i = 0; !quiet && gimbal_note(*out, i); i++)
         fprintf(stderr, "gimbal: note: %s\n", gimbal_note(*out, i));
     return GIMBAL_OK;
