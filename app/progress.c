@@ -1,8 +1,8 @@
 /* progress.c: the line on stderr that says how far a run is, the memory seen on the way, and Ctrl-C.
  *
  * On a terminal one line is redrawn at most ten times a second; elsewhere every step is a line of its own.
- * Signals reach a run through two words that a handler may touch: the session to cancel and the signal's
- * number. They are this program's only mutable globals, because a signal handler is given nothing else.
+ * Signals reach a run through three words that a handler may touch. They are this program's only mutable
+ * globals, because a signal handler is given nothing else.
  * Refuses to know what is being made. */
 #include "app/app.h"
 

@@ -88,12 +88,24 @@ static double loss(Check *k, double *room)
     return sum;
 }
 
+/* Six entries of each operand, fewer where the truth takes long: one more costs two evaluations. */
+static int64_t sample_count(const Problem *p)
+{
+    double terms = (double)p->in[0].count;
+    if (p->in[W0].v && p->c.op != OP_NORM && p->c.op != OP_EMBED)
+        terms = (double)row_count(&p->out) * (double)p->in[W0].count;
+    for (int set = 0; set < p->c.n_kv; set++)
+        terms += (double)p->in[0].count * (double)row_count(&p->in[1 + 2 * set]);
+    return MAX(2, MIN(SAMPLES, (int64_t)(3e6 / terms)));
+}
+
 static void find_slopes(Check *k, double *room)
 {
+    const int64_t wanted = sample_count(&k->p);
     for (int i = 0; i < OPERANDS; i++) {
         Operand *o = &k->p.in[i];
         Slopes *s = &k->slopes[i];
-        for (s->n = 0; o->v && o->grows && s->n < MIN(SAMPLES, o->count); s->n++) {
+        for (s->n = 0; o->v && o->grows && s->n < MIN(wanted, o->count); s->n++) {
             const int64_t at = s->n == 0 ? o->count - 1 : (int64_t)((uniform() + 1) / 2 * (double)o->count);
             const double was = o->v[at];
             o->v[at] = was + STEP;

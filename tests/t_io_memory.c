@@ -133,7 +133,7 @@ static Weight weight;
 static void one_param(void *self, Params *p)
 {
     (void)self;
-    pv_leaf(p, "a", &weight, W_BIAS, 0, NULL);
+    pv_leaf(p, "a", &weight, W_BIAS, 0, (const int64_t[]){0});
     pv_leaf(p, "b", &weight, W_BIAS, 1, (const int64_t[]){1});
 }
 

@@ -25,7 +25,7 @@
  * end the others. */
 static inline int team(const Cx *cx, double ns)
 {
-    return ns < 300e3 ? 1 : cx->threads;
+    return ns < 60e3 ? 1 : cx->threads;
 }
 #define HEAVY 1e9
 
