@@ -8,7 +8,8 @@ export CMOCKA_MESSAGE_OUTPUT=TAP
 export OMP_WAIT_POLICY=passive # the test programs share two cores with whatever else runs
 export UBSAN_OPTIONS=print_stacktrace=1
 
-# Counts "ok" and "not ok" lines of one program; a program that dies without a "not ok" counts as one failure.
+# Counts "ok" and "not ok" lines of one program, or takes its closing line "N passed, N failed"; a program that dies without
+# either counts as one failure.
 count() {
     local name=$1 log status good bad started=$SECONDS
     shift
@@ -17,6 +18,9 @@ count() {
     status=$?
     good=$(grep -c '^ok ' "$log")
     bad=$(grep -c '^not ok ' "$log")
+    if [[ $(tail -n 1 "$log") =~ ^([0-9]+)\ passed,\ ([0-9]+)\ failed$ ]]; then
+        good=${BASH_REMATCH[1]} bad=${BASH_REMATCH[2]}
+    fi
     [ "$status" != 0 ] && [ "$bad" = 0 ] && bad=1
     [ "$status" = 0 ] && [ "$good" = 0 ] && bad=1
     passed=$((passed + good)) failed=$((failed + bad))
@@ -28,7 +32,7 @@ count() {
 for program in "$build"/tests/t_*; do
     [ -x "$program" ] && count "$(basename "$program")" "$program"
 done
-count opcheck "$build/opcheck" --tap
+count opcheck "$build/opcheck"
 count example tests/example.sh "$build"
 count cli tests/cli.sh "$build/gimbal"
 echo "$passed passed, $failed failed"
