@@ -252,7 +252,7 @@ static void defaults_come_from_the_configs(void **state)
     check(run.width == 512 && run.frames == 16 && run.steps == 25, "SD's size when none is given");
 }
 
-static void unknown_families_and_missing_adapters_say_what_is_known(void **state)
+static void unknown_families_say_what_is_known_and_adapters_may_be_missing(void **state)
 {
     (void)state;
     gimbal_error err = {0};
@@ -270,7 +270,8 @@ static void unknown_families_and_missing_adapters_say_what_is_known(void **state
     const FolderConfigs configs = {.index = index, .unet = unet, .unet_where = "M/unet.json"};
     const Family *family;
     check_ok(family_find(&family, &configs, &err), err);
-    check_fails(family->shape(&configs, &shape, &run, &err), GIMBAL_EMODEL, err, "--motion");
+    check_ok(family->shape(&configs, &shape, &run, &err), err);
+    check(!shape.motion && run.frames == 16, "without an adapter the image model alone is described");
     json_decref(unet), json_decref(index);
     for (int i = 0; family_at(i); i++)
         check(family_at(i)->name && family_at(i)->help && family_at(i)->source && family_at(i)->shape,
@@ -280,4 +281,4 @@ static void unknown_families_and_missing_adapters_say_what_is_known(void **state
 
 TESTS(unet_configs_are_refused_by_file_and_key, motion_adapter_configs_are_refused_by_file_and_key,
       vae_configs_are_refused_by_file_and_key, text_encoder_configs_are_refused_by_file_and_key,
-      defaults_come_from_the_configs, unknown_families_and_missing_adapters_say_what_is_known)
+      defaults_come_from_the_configs, unknown_families_say_what_is_known_and_adapters_may_be_missing)

@@ -71,6 +71,7 @@ int gimbal_predict(gimbal_engine *e, const gimbal_settings *settings, gimbal_cos
 {
     Run run;
     Plans plans;
+    TRY(engine_can_sample(e, err));
     TRY(run_resolve(&run, e, settings, err));
     int code = plans_make(&plans, e, &run, err);
     if (!code) {

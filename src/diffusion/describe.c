@@ -2,7 +2,7 @@
  * folder, a safetensors file.
  *
  * Works on damaged folders too: each part is looked at by itself and says what is wrong with it under
- * "error"; whether the whole would run is asked of gimbal_open and stands under "usable". An error comes back
+ * "error"; whether the whole would run is asked of the engine and stands under "usable". An error comes back
  * only when nothing can be said. Values that memory does not suffice for are left out.
  *
  *     {"kind": "model", "path": .., "usable": true, "family": .., "identity": .., "notes": [..], "defaults":
@@ -179,13 +179,15 @@ static json_t *model_json(const char *path, const char *folder)
     const Family *family;
     if (configs.unet && !family_find(&family, &configs, NULL))
         put(out, "family", json_string(family->name));
-    const int code = gimbal_open(&e, path, NULL, &err);
+    int code = gimbal_open(&e, path, NULL, &err);
+    if (!code)
+        code = engine_can_sample(e, &err);
     put(out, "usable", json_boolean(!code));
     if (sound && !parts_identity(part, identity, NULL))
         put(out, "identity", json_string(identity));
     if (code)
         put_error(out, &err);
-    else
+    if (e)
         put_engine(out, e);
     put(out, "parts", parts);
     gimbal_close(e);

@@ -62,15 +62,20 @@ static int find_family(gimbal_engine *e, gimbal_error *err)
         .scheduler_where = scheduler->where,
     };
     TRY(family_find(&e->family, &configs, err));
-    if (e->family->needs_motion && !motion->dir)
-        return fail_hint(
-            err, GIMBAL_EMODEL,
-            "--motion wants the folder of a motion adapter (config.json and one weight file, diffusers "
-            "layout), "
-            "or its .safetensors file",
-            "%s: this %s model needs a motion adapter; none was given and the folder has no motion_adapter/",
-            e->model, e->family->name);
     return e->family->shape(&configs, &e->shape, &e->run, err);
+}
+
+/* Texts and pictures need no motion; sampling does, of an image model. */
+int engine_can_sample(const gimbal_engine *e, gimbal_error *err)
+{
+    if (!e->family->needs_motion || e->part[PART_MOTION].dir)
+        return GIMBAL_OK;
+    return fail_hint(
+        err, GIMBAL_EMODEL,
+        "--motion wants the folder of a motion adapter (config.json and one weight file, diffusers "
+        "layout), or its .safetensors file",
+        "%s: this %s model needs a motion adapter; none was given and the folder has no motion_adapter/",
+        e->model, e->family->name);
 }
 
 static int open_weights(gimbal_engine *e, gimbal_error *err)

@@ -71,6 +71,8 @@ struct gimbal_engine {
 
 /* SHA-256 over the parts' configs and weight headers; parts that are absent count as such. */
 int parts_identity(const Part part[PART_COUNT], char hex[65], gimbal_error *err);
+/* EMODEL where the model opens but cannot make clips: an image model without a motion adapter. */
+int engine_can_sample(const gimbal_engine *, gimbal_error *err);
 /* The schedule under the settings' betas and spacing (NULL: the model's own). */
 int engine_schedule(const gimbal_engine *, const char *betas, const char *spacing, Schedule *,
                     const char **note, Arena *keep, gimbal_error *err);

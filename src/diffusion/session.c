@@ -141,6 +141,7 @@ static int start_driver(gimbal_session *s, gimbal_error *err)
 
 static int sample(gimbal_session *s, float *latents, gimbal_error *err)
 {
+    TRY(engine_can_sample(s->engine, err));
     TRY(encode_prompts(s, err));
     if (!s->running)
         TRY(start_driver(s, err));

@@ -258,7 +258,7 @@ static int defaults(const Config *c, const UnetShape *s, RunDefaults *run)
     if ((json_is_array(value) && n != 2) || size[0] < 1 || size[1] < 1 || MAX(size[0], size[1]) > 4096)
         return fail(c->err, GIMBAL_EMODEL,
                     "%s: \"sample_size\" must be a number from 1 to 4096, or [height, width]", c->where);
-    *run = (RunDefaults){.frames = MIN(16, s->max_frames),
+    *run = (RunDefaults){.frames = s->motion ? MIN(16, s->max_frames) : 16,
                          .width = 8 * size[1],
                          .height = 8 * size[0],
                          .steps = 25,
@@ -274,11 +274,8 @@ static int shape(const FolderConfigs *configs, UnetShape *out, RunDefaults *run,
     UnetShape s = {0};
     TRY(unet_config(&unet, &s));
     TRY(unet_check(&s, unet.where, NULL, err)); /* its own faults before the adapter is held against it */
-    if (!motion.json)
-        return fail_hint(err, GIMBAL_EMODEL,
-                         "give a motion adapter with --motion, or put it into motion_adapter/",
-                         "%s: an image model, which needs a motion adapter to make clips", unet.where);
-    TRY(motion_config(&motion, unet.where, &s));
+    if (motion.json) /* without one the model still opens: for its text encoder and VAE */
+        TRY(motion_config(&motion, unet.where, &s));
     TRY(unet_check(&s, unet.where, motion.where, err));
     TRY(defaults(&unet, &s, run));
     *out = s;
