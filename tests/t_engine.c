@@ -613,6 +613,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(the_bundled_model_opens_with_its_own_numbers),
         WITH_MODEL(an_adapter_is_found_inside_beside_and_as_a_file),
+        cmocka_unit_test(an_image_model_alone_encodes_and_decodes_but_does_not_sample),
         WITH_MODEL(identity_is_the_model_s_and_not_the_path_s),
         WITH_MODEL(a_path_that_is_no_model_is_told_what_it_is),
         WITH_MODEL(a_hub_cache_folder_leads_to_its_snapshot),
