@@ -3,7 +3,7 @@
 # Says what it does; uses sudo when not root.
 set -euo pipefail
 
-packages="gcc cmake ninja-build pkg-config libdnnl-dev libkissfft-dev libjansson-dev libutf8proc-dev libssl-dev libcmocka-dev
+packages="gcc libc6-dev cmake ninja-build pkg-config libdnnl-dev libkissfft-dev libjansson-dev libutf8proc-dev libssl-dev libcmocka-dev
     libavformat-dev libavcodec-dev libavfilter-dev libswscale-dev libavutil-dev"
 
 missing=""
