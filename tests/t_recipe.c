@@ -1,5 +1,7 @@
-/* t_recipe.c: recipes bring every setting back and refuse what is hostile; anything on disk can be described.
- */
+/* t_recipe.c: what the library writes down about clips and models.
+ *
+ * Recipes bring every setting back; hostile ones are refused and change nothing. Descriptions name what a
+ * path is, whole or damaged. */
 #include "tests/models.h"
 
 /* ---- recipes ----------------------------------------------------------------------------- */

@@ -1,10 +1,10 @@
 /* cost.c: gimbal_predict: what a run will take, known before it starts.
  *
- * The networks are planned (no tensor is allocated, no weight read) and a few of their own operators are
- * timed for about a second. Then
+ * The networks are planned (no tensor is allocated) and a few of their own operators are timed for about a
+ * second, with the real weights. Then
  *
- *     seconds = texts * encoder + calls * U-Net + chunks * VAE
- *     memory  = work + packs + arrays + what is there
+ *     seconds = first calls + texts * encoder + calls * U-Net + chunks * VAE
+ *     memory  = work + packs + arrays + kernels' code + what is there already
  *
  * Knows plans and the re-initialiser's count of passes. Refuses to know what the passes do. */
 #include "diffusion/engine.h"

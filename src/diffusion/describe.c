@@ -5,9 +5,11 @@
  * "error"; whether the whole would run is asked of the engine and stands under "usable". An error comes back
  * only when nothing can be said. Values that memory does not suffice for are left out.
  *
- *     {"kind": "model", "path": .., "usable": true, "family": .., "identity": .., "notes": [..], "defaults":
- * {..}, "parts": {"unet": {"file": .., "bytes": .., "tensors": .., "parameters": .., "types": {"F16": 686},
- * "config": {..}}}} */
+ *     {"kind": "model", "path": .., "usable": true, "family": .., "identity": .., "notes": [..],
+ *      "defaults": {..}, "parts": {"unet": {"file": .., "bytes": .., "tensors": .., "parameters": ..,
+ *                                           "types": {"F16": 686}, "config": {..}}, ..}}
+ *
+ * Knows every layer's way of saying what it found. Refuses to know how it is shown. */
 #include "diffusion/engine.h"
 
 #include <string.h>

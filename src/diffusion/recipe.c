@@ -1,8 +1,8 @@
 /* recipe.c: all that is needed to make a clip again, as one line of JSON.
  *
- *     {"gimbal": "0.1.0", "model": "models/toyworld", "motion": null, "identity": "9f..", "family":
- * "animatediff", "settings": {"prompt": "..", "frames": 16, "cfg": 5.0, "seed": "42", ...}, "given":
- * ["latents"]}
+ *     {"gimbal": "0.1.0", "model": "models/toyworld", "motion": null, "identity": "9f..",
+ *      "family": "animatediff", "settings": {"prompt": "..", "cfg": 5.0, "seed": "42", ..},
+ *      "given": ["latents"]}
  *
  * Settings are the option table's, resolved: what the caller left to the model stands there as a value. Seeds
  * are text, because JSON readers lose the upper bits of 64. `given` names tensors that came from files and
