@@ -16,8 +16,10 @@ typedef struct {
     atomic_int *raise;  /* set at fail_at, the call itself succeeds */
 } Toy;
 
-static int toy(void *self, const float *x, gimbal_shape s, double t, float *raw, gimbal_error *err)
+static int toy(void *self, const float *x, gimbal_shape s, double t, double cfg, float *raw,
+               gimbal_error *err)
 {
+    (void)cfg;
     Toy *net = self;
     const bool now = ++net->calls == net->fail_at;
     for (size_t i = 0; i < shape_count(s); i++)

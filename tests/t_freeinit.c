@@ -64,7 +64,7 @@ static float *start(Rig *rig, int pass, gimbal_shape s, const float *eps0, const
 {
     gimbal_error err = {0};
     float *x = malloc(sizeof(float) * shape_count(s));
-    const ReinitIn in = {&rig->schedule, &rig->grid, pass, s, eps0, x0, {draw_given, fresh}};
+    const ReinitIn in = {&rig->schedule, &rig->grid, pass, s, eps0, x0, x0, -1, {draw_given, fresh}};
     check_ok(rig->reinit->start(rig->self, &in, x, &err), err);
     return x;
 }

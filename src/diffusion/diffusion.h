@@ -92,9 +92,11 @@ typedef struct {
 
 /* ---- re-initialisers: reinit_*.c --------------------------------------------------------- */
 
-/* One sampling pass: `steps` asked of the grid; the plan of a re-initialiser is a list of these. */
+/* One sampling pass; the plan of a re-initialiser is a list of these. */
 typedef struct {
-    int steps;
+    int steps; /* asked of the grid */
+    int run; /* steps really made, 1..steps; 0: all. A pass that stops early hands on x at `run` and its x0 */
+    double cfg; /* guidance scale of this pass; 0: the run's. 1: one branch, half the price */
 } Pass;
 enum { MAX_PASSES = 64 };
 
@@ -104,7 +106,9 @@ typedef struct {
     int pass;         /* 0-based; >= 1 here */
     gimbal_shape shape;
     const float *eps0; /* unit noise the first pass started from */
-    const float *x0;   /* what the last pass found: the clean clip */
+    const float *x0;   /* the last pass's estimate of the clean clip; its result when it ran to the end */
+    const float *x;    /* where the last pass stopped: a(x_t) x0 + s(x_t) eps */
+    double x_t;        /* its timestep; < 0: the end */
     Source noise;      /* fresh noise (DRAW_FRESH, this pass), the prior's distribution */
 } ReinitIn;
 
@@ -169,7 +173,9 @@ Source prior_source(PriorNoise *);
 /* One prediction for a clip at timestep t: raw [C,F,h,w]. Guidance is inside: rows [negative, prompt] in one
  * call, raw = e_neg + cfg (e_prompt - e_neg). */
 typedef struct {
-    int (*predict)(void *self, const float *x, gimbal_shape, double t, float *raw, gimbal_error *err);
+    /* cfg: guidance scale of this call; <= 1: the prompt's branch alone */
+    int (*predict)(void *self, const float *x, gimbal_shape, double t, double cfg, float *raw,
+                   gimbal_error *err);
     void *self;
 } Denoise;
 
@@ -185,8 +191,10 @@ typedef struct {
     Source noise;       /* the prior, over the rng */
     const float *given; /* initial unit noise, or NULL */
     const float *fresh; /* [n_fresh] of later passes, or NULL */
+    const float *clip;  /* clean latents to begin from (video to video), or NULL */
+    double strength;    /* with clip: share of the steps that is run, 0..1 (diffusers' meaning) */
     int n_fresh, steps;
-    double eta;
+    double eta, cfg;
     gimbal_shape shape;
     Denoise net;
     const atomic_int *cancel;

@@ -47,9 +47,11 @@ static void from_rows(const Guide *g, const Tensor *e, float *raw)
         }
 }
 
-static int predict(void *self, const float *x, gimbal_shape shape, double t, float *raw, gimbal_error *err)
+static int predict(void *self, const float *x, gimbal_shape shape, double t, double cfg, float *raw,
+                   gimbal_error *err)
 {
     Guide *g = self;
+    g->cfg = cfg;
     const gimbal_shape s = g->shape;
     if (shape.c != s.c || shape.f != s.f || shape.h != s.h || shape.w != s.w)
         return fail(err, GIMBAL_EMODEL,

@@ -123,6 +123,8 @@ static int begin_pass(Driver *d, gimbal_error *err)
                              .shape = d->shape,
                              .eps0 = s->eps0,
                              .x0 = s->x,
+                             .x = s->x,
+                             .x_t = -1,
                              .noise = {draw_fresh, d}};
         TRY(d->reinit->start(d->reinit_self, &in, s->next, err));
         float *start = s->next;
@@ -146,7 +148,7 @@ static int one_step(Driver *d, gimbal_error *err)
     struct DriverState *s = d->state;
     const double t = s->grid[s->pass].t[s->step], from = seconds_now();
     const size_t n = shape_count(d->shape);
-    TRY(d->net.predict(d->net.self, s->x, d->shape, t, s->raw, err));
+    TRY(d->net.predict(d->net.self, s->x, d->shape, t, d->cfg, s->raw, err));
     const double seconds = seconds_now() - from;
     s->in_calls += seconds;
     if (s->calls++ == 0)

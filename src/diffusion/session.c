@@ -129,6 +129,7 @@ static int start_driver(gimbal_session *s, gimbal_error *err)
         .n_fresh = r->s.n_fresh,
         .steps = r->s.steps,
         .eta = r->s.eta,
+        .cfg = r->s.cfg,
         .shape = r->shape,
         .net = guide_denoise(&s->plans.guide),
         .cancel = &s->cancel,
