@@ -204,8 +204,9 @@ static double overlap_with_template(const uint8_t crop[CROP][CROP], int shape, d
 static double overlap(const uint8_t a[CROP][CROP], const uint8_t b[CROP][CROP])
 {
     int both = 0, either = 0;
-    for (int i = 0; i < CROP * CROP; i++)
-        both += a[0][i] && b[0][i], either += a[0][i] || b[0][i];
+    for (int y = 0; y < CROP; y++)
+        for (int x = 0; x < CROP; x++)
+            both += a[y][x] && b[y][x], either += a[y][x] || b[y][x];
     return (double)both / (either ? either : 1);
 }
 
