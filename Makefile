@@ -5,15 +5,17 @@
 
 SHELL := /bin/bash
 GIMBAL := build/release/gimbal
-PROMPT := a large green circle bouncing over a checkered white background
-SEED := 47
+PROMPT := a red circle moving down over a striped green background
+SEED := 24
+PREFIX ?= /usr/local
 
-.PHONY: help setup build demo test asan check format clean
+.PHONY: help setup build demo test asan check format install clean
 
 help:
 	@echo 'make demo     install Debian packages if needed, build, make demo/plain.mp4, demo/freeinit.mp4, demo/sheet.png'
 	@echo 'make test     the same set-up, then all tests'
 	@echo 'make build    the release build alone: $(GIMBAL)'
+	@echo 'make install  program, library, header and example model into PREFIX ($(PREFIX)), staged in DESTDIR if given'
 	@echo 'make asan     all tests under AddressSanitizer and UBSan'
 	@echo 'make check    include order between folders, formatting'
 	@echo 'make format   clang-format every source file'
@@ -47,6 +49,12 @@ check:
 
 format:
 	@clang-format -i $$(git ls-files '*.c' '*.h')
+
+# ldconfig makes the new library known at once; a staged or private installation has no business there
+install: build
+	@DESTDIR="$(DESTDIR)" cmake --install build/release --prefix "$(abspath $(PREFIX))" > build/install.log || { cat build/install.log; exit 1; }
+	@[ -n "$(DESTDIR)" ] || [ "$$(id -u)" != 0 ] || ldconfig
+	@echo 'installed in $(DESTDIR)$(PREFIX)'
 
 clean:
 	rm -rf build demo
