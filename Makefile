@@ -9,7 +9,7 @@ PROMPT := a red circle moving down over a striped green background
 SEED := 24
 PREFIX ?= /usr/local
 
-.PHONY: help setup build demo test asan check format install clean
+.PHONY: help setup build demo test asan tsan fuzz check format install clean
 
 help:
 	@echo 'make demo     install Debian packages if needed, build, make demo/plain.mp4, demo/freeinit.mp4, demo/sheet.png'
@@ -17,7 +17,9 @@ help:
 	@echo 'make build    the release build alone: $(GIMBAL)'
 	@echo 'make install  program, library, header and example model into PREFIX ($(PREFIX)), staged in DESTDIR if given'
 	@echo 'make asan     all tests under AddressSanitizer and UBSan'
-	@echo 'make check    include order between folders, formatting'
+	@echo 'make tsan     what threads share, under ThreadSanitizer'
+	@echo 'make fuzz     libFuzzer on every parser, FUZZ_SECONDS (60) each; installs clang if needed'
+	@echo 'make check    include order between folders, formatting, docs/API.md'
 	@echo 'make format   clang-format every source file'
 	@echo 'make clean    remove build/ and demo/'
 
@@ -43,9 +45,19 @@ asan: setup
 	@cmake --build --preset asan
 	@tests/run.sh build/asan
 
+# ThreadSanitizer does not know OpenMP's runtime: our kernels run without it, oneDNN on one thread
+tsan: setup
+	@mkdir -p build && cmake --preset tsan > build/tsan.log 2>&1 || { cat build/tsan.log; exit 1; }
+	@cmake --build --preset tsan
+	@OMP_NUM_THREADS=1 TSAN_OPTIONS=halt_on_error=1 build/tsan/tests/t_threads
+
+fuzz: setup
+	@tools/fuzz.sh run
+
 check:
 	@tools/check-layers.sh
 	@tools/check-format.sh
+	@tools/api-docs.sh --check
 
 format:
 	@clang-format -i $$(git ls-files '*.c' '*.h')
@@ -54,7 +66,7 @@ format:
 install: build
 	@DESTDIR="$(DESTDIR)" cmake --install build/release --prefix "$(abspath $(PREFIX))" > build/install.log || { cat build/install.log; exit 1; }
 	@[ -n "$(DESTDIR)" ] || [ "$$(id -u)" != 0 ] || ldconfig
-	@echo 'installed in $(DESTDIR)$(PREFIX)'
+	@echo 'installed in $(DESTDIR)$(abspath $(PREFIX))'
 
 clean:
 	rm -rf build demo

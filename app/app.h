@@ -4,8 +4,12 @@
  *   main.c      the table of subcommands, help, version, errors on stderr, exit status
  *   cli.c       flags to fields, help texts from option tables, small tools for paths and JSON
  *   progress.c  the line on stderr, memory measured on the way, Ctrl-C
+ *   fault.c     a model file that shrinks while it is mapped
+ *   preview.c   a picture of the running clip                manual.c  man page and completions
+ *   resume.c    the state of a running clip beside OUT
  *   output.c    where pictures go: a clip through media.h, or a tensor in a safetensors file
  *   clip.c      one clip of generate, from settings to files      recipe.c  recipes in and out of files
+ *   video.c     the clip that generate --video begins from
  *   generate.c decode.c info.c sheet.c tokenize.c encode_text.c   one subcommand each
  *
  * stdout holds results only; words go to stderr. A function returns GIMBAL_OK or an error code with *err
@@ -52,9 +56,10 @@ typedef struct {
     const char *more; /* end of its --help, or NULL */
     int (*run)(const Args *, gimbal_error *);
 } Command;
-#define COMMANDS(X) X(generate) X(decode) X(info) X(sheet) X(tokenize) X(encode_text)
+#define COMMANDS(X) X(generate) X(decode) X(noise) X(info) X(sheet) X(tokenize) X(encode_text)
 #define COMMAND_EXTERN(name) extern const Command command_##name;
 COMMANDS(COMMAND_EXTERN)
+const Command *command_at(int i); /* NULL past the end */
 
 /* ---- flags, help, small tools: cli.c ----------------------------------------------------- */
 
@@ -73,6 +78,9 @@ bool args_has(const Args *, const char *name);
 void args_free(Args *);
 
 void print_command_help(const Command *, FILE *);
+/* "--spacing leading|linspace|trailing"; " [philox]", or nothing. */
+void option_label(const gimbal_option *, const char *dashes, char *out, size_t room);
+void print_default(const gimbal_option *, FILE *);
 /* "noise", "reinit", "sampler": its entries and their knobs; false: no such registry. */
 bool print_registry(const char *kind, FILE *);
 /* The nearest of a NULL-terminated list of words, as "did you mean ...?" in err->hint; EUSAGE. */
@@ -83,6 +91,8 @@ bool ends_with(const char *text, const char *ending);
 int check_place(const char *path, gimbal_error *);
 /* Does the name hold a %d for the clip's number? (In a .png it counts pictures.) */
 bool names_clips(const char *path);
+/* Is it a format of single pictures (.png, .jpg), which holds a clip only as a sequence? */
+bool names_pictures(const char *path);
 /* The name of clip `number` of several: its %d filled in, or the number before the ending; before the
  * pictures' number in a sequence. Caller frees; NULL: no memory. */
 char *numbered_path(const char *path, int number);
@@ -122,6 +132,19 @@ void signals_nothing_begun(bool so);
 int signals_seen(void); /* the signal's number, or 0 */
 /* ECANCEL once a signal was seen. */
 int check_signals(gimbal_error *);
+/* For another handler: remembers `number` and cancels what is watched; false: nothing is, or nothing begun.
+ */
+bool signals_stop(int number);
+
+/* ---- mapped files that shrink: fault.c --------------------------------------------------- */
+
+#define FAULT_TEXT ": changed while in use"
+#define FAULT_HINT "use --no-mmap, or do not modify models while they are used"
+void faults_install(void);
+/* The file that shrank, or NULL. signals_seen is SIGBUS then. */
+const char *fault_file(void);
+/* EIO naming it, over any earlier error. Asked before anything computed appears in a file. */
+int check_fault(gimbal_error *);
 
 /* ---- outputs: output.c ------------------------------------------------------------------- */
 
@@ -147,8 +170,9 @@ uint64_t output_bytes(const char *path, int width, int height, int frames);
 
 /* ---- one model, latents in files: recipe.c ----------------------------------------------- */
 
-/* Opens the model and prints its notes on stderr unless quiet. */
-int open_model(gimbal_engine **, const char *model, const char *motion, bool quiet, gimbal_error *);
+/* Opens the model and prints its notes on stderr unless quiet. no_mmap: its weights are read into memory. */
+int open_model(gimbal_engine **, const char *model, const char *motion, bool no_mmap, bool quiet,
+               gimbal_error *);
 /* Warns on stderr when a prompt is longer than the text encoder's context. */
 int warn_truncated(const gimbal_engine *, const char *what, const char *text, gimbal_error *);
 
@@ -157,11 +181,69 @@ int latents_read(const char *path, const char *tensor, float **out, gimbal_shape
 int latents_write(const char *path, const float *, gimbal_shape, const char *recipe, gimbal_error *);
 
 /* A recipe is the library's, and beside it what only the program knows: fps, and the files that gave tensors.
- * Without the number of threads, which changes no byte. NULL: no memory. */
+ * Without the number of threads, which changes no byte, and without a strength where no clip is begun from.
+ * NULL: no memory. */
 json_t *recipe_make(const gimbal_engine *, const gimbal_settings *, double fps, const char *latents,
-                    const char *reinit_noise);
+                    const char *reinit_noise, const char *video);
 /* The recipe that a clip or a safetensors file carries, as text; caller frees. 0 with *text NULL: none. */
 int recipe_read(const char *path, char **text, gimbal_error *);
+
+/* ---- a clip to begin from: video.c ------------------------------------------------------- */
+
+/* Opens and counts: info->frames is the number that can be decoded, at most `most`. */
+int video_look(const char *path, int most, media_info *, gimbal_error *);
+/* Its first frames at width x height: *rgb [frames][height][width][3], caller frees, also on error. EUSAGE
+ * when it has fewer. */
+int video_read(const char *path, int width, int height, int frames, uint8_t **rgb, gimbal_error *);
+/* Says on stderr when scaling to width x height changes the shape, and which multiples of `step` would not.
+ */
+void video_note_shape(const char *path, const media_info *, int width, int height, int step);
+
+/* ---- NumPy's arrays: npy.c --------------------------------------------------------------- */
+
+/* x [n[0],...,n[nd-1]], whole or not at all. */
+int npy_write(const char *path, const float *x, const int64_t *n, int nd, gimbal_error *);
+/* As gimbal_tensor_read: *out float32, caller frees; n gets 6 sizes, leading ones 1. */
+int npy_read(const char *path, float **out, int64_t n[6], gimbal_error *);
+
+/* ---- printed pages: manual.c, version.c -------------------------------------------------- */
+
+/* "--man", "--bash", "--zsh" on stdout; false: no such page. */
+bool print_manual(const char *flag);
+int print_version(bool json, gimbal_error *);
+
+/* ---- a picture of the running clip: preview.c -------------------------------------------- */
+
+typedef struct {
+    const char *path; /* NULL: none wanted */
+    int every;        /* steps */
+} Preview;
+int preview_check(const char *path, gimbal_error *);
+/* To be called from gimbal_sample's progress; draws when a picture is due. */
+void preview_show(Preview *, gimbal_session *, const gimbal_progress *, Progress *);
+
+/* ---- a clip that outlives the process: resume.c ------------------------------------------ */
+
+typedef struct {
+    char *path;          /* of the state; NULL: not wanted, and nothing below does anything */
+    double every, saved; /* seconds: between two states; when the last one was written */
+    bool warned;
+} Resume;
+int resume_begin(Resume *, const char *output, gimbal_error *);
+void resume_end(Resume *); /* frees; files stay */
+/* To be called from gimbal_sample's progress: writes the state when it is time. */
+void resume_keep(Resume *, gimbal_session *, const gimbal_progress *);
+/* A pass has ended: its latents too. */
+void resume_keep_pass(Resume *, const gimbal_progress *);
+bool resume_save(Resume *, gimbal_session *); /* now; false: it could not be */
+/* If there is a state, the session goes on from it; *at says where, at->pass 0: there is none. */
+int resume_load(Resume *, gimbal_session *, gimbal_progress *at, gimbal_error *);
+int resume_load_pass(const Resume *, int pass, gimbal_shape *, float **out,
+                     gimbal_error *);       /* caller frees */
+void resume_say(const gimbal_progress *at); /* on stderr */
+void resume_forget(const Resume *, int passes);
+/* Is OUT there, made by just this recipe, and no state left? */
+bool resume_finished(const Resume *, const char *output, const json_t *recipe);
 
 /* ---- one clip: clip.c -------------------------------------------------------------------- */
 
@@ -172,13 +254,18 @@ typedef struct {
     gimbal_settings settings;
     gimbal_shape shape;                                                       /* of the latents */
     const char *output, *latents, *reinit_noise, *save_latents, *save_passes; /* paths or NULL */
+    const char *video;                                                        /* path, or NULL; then: */
+    const uint8_t *begin; /* its pictures [F][H][W][3], borrowed */
     double fps;
     int passes; /* of the re-initialiser's plan */
     int number; /* of several clips, from 1; 0: the only one */
     Progress progress;
+    Preview preview;
+    Resume resume; /* resume_begin before clip_begin, where it is wanted */
 
     gimbal_session *session;
     float *given, *fresh, *result; /* [C,F,h,w], [passes-1][C,F,h,w], [C,F,h,w] */
+    float *encoded;                /* [C,F,h,w] of `begin` */
     float **finished;              /* [passes] results of the passes, when save_passes */
     json_t *recipe;
     char *recipe_text;

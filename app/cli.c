@@ -65,17 +65,24 @@ static const gimbal_option *find(const gimbal_option *table, const char *name, s
     return NULL;
 }
 
+/* What a short flag stands for; NULL: it is none. */
+static const char *long_name(const char *word)
+{
+    return !strcmp(word, "-o") ? "output" : !strcmp(word, "-q") ? "quiet" : NULL;
+}
+
 /* argv[*i] is a flag; takes its value too and moves *i past it. */
 static int read_flag(Args *args, const Command *command, int argc, char **argv, int *i, gimbal_error *err)
 {
-    const bool short_output = !strcmp(argv[*i], "-o");
-    const char *name = short_output ? "output" : argv[*i] + 2, *equals = strchr(name, '=');
+    const char *full = long_name(argv[*i]);
+    const char *name = full ? full : argv[*i] + 2, *equals = strchr(name, '=');
     const size_t n = equals ? (size_t)(equals - name) : strlen(name);
     char word[80];
     snprintf(word, sizeof word, "%.*s", (int)n, name);
     const gimbal_option *option = find(args->table, name, n);
-    if (!option && short_output)
-        return complain(err, GIMBAL_EUSAGE, NULL, "%s writes no file: -o has no meaning here", command->name);
+    if (!option && full)
+        return complain(err, GIMBAL_EUSAGE, NULL, "%s has no --%s: %s has no meaning here", command->name,
+                        full, argv[*i]);
     if (!option)
         return gimbal_set(args->table, NULL, word, "", "--", err);
     const char *value = equals ? equals + 1 : option->type == GIMBAL_BOOL ? "1" : NULL;
@@ -105,10 +112,10 @@ int args_read(Args *args, const Command *command, int argc, char **argv, gimbal_
             flags = false;
         else if (!strcmp(word, "-h") || !strcmp(word, "--help"))
             args->help = true;
-        else if (word[1] == '-' || !strcmp(word, "-o"))
+        else if (word[1] == '-' || long_name(word))
             TRY(read_flag(args, command, argc, argv, &i, err));
         else
-            return complain(err, GIMBAL_EUSAGE, "short flags are -o and -h; -- ends the flags",
+            return complain(err, GIMBAL_EUSAGE, "short flags are -o, -q and -h; -- ends the flags",
                             "%.60s: no such option of %s", word, command->name);
     }
     return GIMBAL_OK;
@@ -153,7 +160,7 @@ void args_free(Args *args)
 /* ---- help -------------------------------------------------------------------------------- */
 
 /* "--spacing leading|linspace|trailing" */
-static void print_label(const gimbal_option *o, const char *dashes, char *out, size_t room)
+void option_label(const gimbal_option *o, const char *dashes, char *out, size_t room)
 {
     static const char *const placeholder[] = {
         [GIMBAL_BOOL] = "",      [GIMBAL_INT] = " N",   [GIMBAL_REAL] = " X",
@@ -164,7 +171,7 @@ static void print_label(const gimbal_option *o, const char *dashes, char *out, s
         n += (size_t)snprintf(out + n, room - n, "%s%s", i ? "|" : "", o->choices[i]);
 }
 
-static void print_default(const gimbal_option *o, FILE *out)
+void print_default(const gimbal_option *o, FILE *out)
 {
     const bool text = o->type == GIMBAL_TEXT || o->type == GIMBAL_CHOICE;
     if (text && o->text && *o->text)
@@ -178,7 +185,7 @@ static void print_options(const gimbal_option *table, const char *dashes, FILE *
     enum { COLUMN = 26 };
     for (const gimbal_option *o = table; o && o->name; o++) {
         char label[160];
-        print_label(o, dashes, label, sizeof label);
+        option_label(o, dashes, label, sizeof label);
         if (strlen(label) < COLUMN)
             fprintf(out, "  %-*s%s", COLUMN, label, o->help);
         else
@@ -198,6 +205,11 @@ void print_command_help(const Command *command, FILE *out)
     }
     if (command->more)
         fprintf(out, "\n%s", command->more);
+    gimbal_plugin first;
+    if (!gimbal_plugin_at(command->name, 0, &first)) { /* "noise" is a registry too */
+        fputc('\n', out);
+        print_registry(command->name, out);
+    }
 }
 
 bool print_registry(const char *kind, FILE *out)
@@ -263,10 +275,19 @@ static const char *find_number(const char *path, int *length, int *digits)
     return end[-1] == 'd' && !strchr(end, '%') ? percent : NULL;
 }
 
+bool names_pictures(const char *path)
+{
+    const media_format *format;
+    for (int i = 0; (format = media_format_at(i)); i++)
+        if (format->pictures && ends_with(path, format->ending))
+            return true;
+    return false;
+}
+
 bool names_clips(const char *path)
 {
     int length, digits;
-    return !ends_with(path, ".png") && find_number(path, &length, &digits);
+    return !names_pictures(path) && find_number(path, &length, &digits);
 }
 
 char *numbered_path(const char *path, int number)

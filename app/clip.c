@@ -1,5 +1,6 @@
 /* clip.c: one clip of `gimbal generate`, from settings to files.
  *
+ *     --video -> encoder ──┐
  *     given tensors -> session -> all passes -> latents [C,F,h,w] -> pictures -> OUT        (--save-latents:
  * latents) └ result of each pass ───────> pictures -> DIR/passN   (--save-passes)
  *
@@ -40,6 +41,10 @@ static int on_progress(void *user, const gimbal_progress *p)
     const bool ended = !strcmp(p->stage, "pass") && p->pass <= clip->passes;
     if (clip->save_passes && ended && keep_pass(clip, p))
         return -1;
+    if (clip->save_passes && ended)
+        resume_keep_pass(&clip->resume, p);
+    resume_keep(&clip->resume, clip->session, p);
+    preview_show(&clip->preview, clip->session, p, &clip->progress);
     return progress_show(&clip->progress, p);
 }
 
@@ -88,6 +93,12 @@ static int read_given(Clip *clip, gimbal_error *err)
         TRY(read_fitting(clip->latents, "latents", clip->shape, &clip->given, err));
         clip->settings.latents = clip->given;
     }
+    if (clip->video) { /* filled before sampling */
+        clip->encoded = calloc(count_of(clip->shape), sizeof(float));
+        if (!clip->encoded)
+            return fail_memory(err);
+        clip->settings.clip = clip->encoded;
+    }
     return clip->reinit_noise ? read_fresh(clip, err) : GIMBAL_OK;
 }
 
@@ -100,7 +111,7 @@ int clip_begin(Clip *clip, gimbal_error *err)
     TRY(read_given(clip, err));
     TRY(gimbal_begin(&clip->session, clip->engine, s, err));
     signals_watch(clip->session);
-    clip->recipe = recipe_make(clip->engine, s, clip->fps, clip->latents, clip->reinit_noise);
+    clip->recipe = recipe_make(clip->engine, s, clip->fps, clip->latents, clip->reinit_noise, clip->video);
     if (clip->recipe)
         clip->recipe_text = json_dumps(clip->recipe, JSON_COMPACT | JSON_REAL_PRECISION(17));
     return clip->recipe_text ? GIMBAL_OK : fail_memory(err);
@@ -115,9 +126,11 @@ void clip_end(Clip *clip)
     free(clip->finished);
     free(clip->given);
     free(clip->fresh);
+    free(clip->encoded);
     free(clip->result);
     free(clip->recipe_text);
     json_decref(clip->recipe);
+    resume_end(&clip->resume);
 }
 
 /* ---- decoding ---------------------------------------------------------------------------- */
@@ -158,7 +171,7 @@ static char *pass_path(const Clip *clip, int pass, const char *ending)
 {
     char *out, number[16] = "";
     const char *percent = strrchr(clip->output, '%'), *dot = strrchr(clip->output, '.');
-    const bool sequence = !ending && percent && percent < dot && ends_with(clip->output, ".png");
+    const bool sequence = !ending && percent && percent < dot && names_pictures(clip->output);
     if (clip->number)
         snprintf(number, sizeof number, "%04d-", clip->number);
     const int n = asprintf(&out, "%s/%spass%d%s%s", clip->save_passes, number, pass, sequence ? "-" : "",
@@ -223,6 +236,7 @@ static int rescue_passes(Clip *clip)
 static int say_cancelled(Clip *clip, gimbal_error *err)
 {
     const gimbal_progress *p = &clip->progress.last;
+    const bool resumable = p->pass && resume_save(&clip->resume, clip->session);
     char where[96] = "before the first step", kept[320] = "nothing was kept";
     const int n = rescue_passes(clip);
     if (p->pass)
@@ -230,12 +244,19 @@ static int say_cancelled(Clip *clip, gimbal_error *err)
                  p->steps);
     else if (p->stage && !strcmp(p->stage, "decode"))
         snprintf(where, sizeof where, "while decoding, after frame %d of %d", p->step, p->steps);
+    else if (p->stage && !strcmp(p->stage, "encode"))
+        snprintf(where, sizeof where, "while encoding the clip, after frame %d of %d", p->step, p->steps);
     if (n)
         snprintf(kept, sizeof kept, "kept the latents of %d finished pass%s in %.200s", n, n > 1 ? "es" : "",
                  clip->save_passes);
+    if (resumable)
+        snprintf(kept, sizeof kept, "kept the state in %.200s", clip->resume.path);
     err->code = 0;
-    return complain(err, GIMBAL_ECANCEL, n ? "gimbal decode turns them into clips" : NULL, "cancelled %s; %s",
-                    where, kept);
+    return complain(err, GIMBAL_ECANCEL,
+                    resumable ? "the same command goes on from there"
+                    : n       ? "gimbal decode turns them into clips"
+                              : NULL,
+                    "cancelled %s; %s", where, kept);
 }
 
 /* The last pass's pictures go to OUT and, with --save-passes, to the folder too; then the latents are
@@ -266,6 +287,34 @@ static int write_result(Clip *clip, Output *out, gimbal_error *err)
     return code;
 }
 
+/* A draw from the posterior, as diffusers' pipeline does: the seed decides it. */
+static int encode(Clip *clip, gimbal_error *err)
+{
+    const gimbal_settings *s = &clip->settings;
+    return clip->video ? gimbal_encode(clip->session, clip->begin, s->width, s->height, s->frames, 1,
+                                       clip->encoded, err)
+                       : GIMBAL_OK;
+}
+
+/* Where an earlier process was stopped, and what its passes found. */
+static int go_on(Clip *clip, gimbal_error *err)
+{
+    gimbal_progress at;
+    TRY(resume_load(&clip->resume, clip->session, &at, err));
+    const int finished = at.pass && !strcmp(at.stage, "pass") ? at.pass : at.pass - 1;
+    for (int i = 0; clip->save_passes && i < finished && i < clip->passes; i++) {
+        gimbal_shape s;
+        TRY(resume_load_pass(&clip->resume, i + 1, &s, &clip->finished[i], err));
+        if (count_of(s) != count_of(clip->shape))
+            return complain(err, GIMBAL_EFORMAT, "remove it, and begin again",
+                            "%s: the result of pass %d beside it has another shape", clip->resume.path,
+                            i + 1);
+    }
+    if (!clip->progress.quiet)
+        resume_say(&at);
+    return GIMBAL_OK;
+}
+
 int clip_make(Clip *clip, gimbal_error *err)
 {
     const double since = clock_seconds();
@@ -276,9 +325,15 @@ int clip_make(Clip *clip, gimbal_error *err)
     if (!clip->result || !clip->finished)
         return fail_memory(err);
     TRY(open_output(clip, &out, clip->output, err));
-    int code = gimbal_sample(clip->session, clip->result, err);
+    int code = encode(clip, err);
+    if (!code)
+        code = go_on(clip, err);
+    if (!code)
+        code = gimbal_sample(clip->session, clip->result, err);
     if (!code)
         code = write_result(clip, &out, err);
+    if (!code)
+        resume_forget(&clip->resume, clip->passes);
     output_drop(&out);
     progress_clear(&clip->progress);
     clip->seconds = clock_seconds() - since;

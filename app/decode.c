@@ -10,18 +10,20 @@
 typedef struct {
     const char *model, *motion, *output;
     double fps;
-    int threads, json, quiet;
+    int threads, no_mmap, json, quiet;
 } Flags;
 
 #define AT(field) offsetof(Flags, field)
 static const gimbal_option options[] = {
     {"model", "the model folder whose VAE decodes", GIMBAL_TEXT, AT(model), 0, 0, 0, NULL, NULL},
     {"motion", "its motion adapter, if the folder has none", GIMBAL_TEXT, AT(motion), 0, 0, 0, NULL, NULL},
-    {"output", "OUT, also -o: clip.mp4 .gif .y4m, f%03d.png, or .safetensors", GIMBAL_TEXT, AT(output), 0, 0,
-     0, NULL, NULL},
+    {"output", "OUT, also -o: clip.mp4 .webm .gif .webp .avi .y4m, f%03d.png or .jpg, or .safetensors",
+     GIMBAL_TEXT, AT(output), 0, 0, 0, NULL, NULL},
     {"fps", "frames per second; without it the recipe's, or 8", GIMBAL_REAL, AT(fps), 0, 0.01, 1000, NULL,
      NULL},
     {"threads", "0: all this process may use", GIMBAL_INT, AT(threads), 0, 0, 1024, NULL, NULL},
+    {"no-mmap", "read the weights into memory instead of mapping their files", GIMBAL_BOOL, AT(no_mmap), 0, 0,
+     1, NULL, NULL},
     {"json", "a JSON object on stdout", GIMBAL_BOOL, AT(json), 0, 0, 1, NULL, NULL},
     {"quiet", "no progress, no notes", GIMBAL_BOOL, AT(quiet), 0, 0, 1, NULL, NULL},
     {.name = NULL},
@@ -93,7 +95,7 @@ static int read_input(Decode *d, gimbal_error *err)
     TRY(latents_read(d->input, "latents", &d->latents, &d->shape, err));
     TRY(recipe_read(d->input, &d->recipe, err));
     d->fps = d->flags.fps > 0 ? d->flags.fps : recipe_fps(d->recipe);
-    if (d->shape.f > 1 && ends_with(d->flags.output, ".png"))
+    if (d->shape.f > 1 && names_pictures(d->flags.output))
         return output_fits(d->flags.output, 16, 16, d->shape.f, d->fps, err);
     return GIMBAL_OK;
 }
@@ -140,7 +142,7 @@ static int run_decode(Decode *d, const Args *args, gimbal_error *err)
     d->input = args->words[0];
     TRY(output_check(d->flags.output, d->flags.fps > 0 ? d->flags.fps : 8, err));
     TRY(read_input(d, err));
-    TRY(open_model(&d->engine, d->flags.model, d->flags.motion, d->flags.quiet, err));
+    TRY(open_model(&d->engine, d->flags.model, d->flags.motion, d->flags.no_mmap, d->flags.quiet, err));
     TRY(begin(d, err));
     return decode(d, err);
 }

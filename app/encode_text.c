@@ -8,7 +8,7 @@
 
 typedef struct {
     const char *model, *motion, *prompt, *save;
-    int threads;
+    int threads, no_mmap;
 } Flags;
 
 #define AT(field) offsetof(Flags, field)
@@ -18,6 +18,8 @@ static const gimbal_option options[] = {
     {"prompt", "the text", GIMBAL_TEXT, AT(prompt), 0, 0, 0, NULL, NULL},
     {"save", "the safetensors file", GIMBAL_TEXT, AT(save), 0, 0, 0, NULL, NULL},
     {"threads", "0: all this process may use", GIMBAL_INT, AT(threads), 0, 0, 1024, NULL, NULL},
+    {"no-mmap", "read the weights into memory instead of mapping their files", GIMBAL_BOOL, AT(no_mmap), 0, 0,
+     1, NULL, NULL},
     {.name = NULL},
 };
 
@@ -45,6 +47,7 @@ static int save(gimbal_engine *engine, const Flags *flags, gimbal_error *err)
     const gimbal_tensor tensor = {"context", "F32", 3, {1, 77, width}, context};
     int code = context ? warn_truncated(engine, "prompt", flags->prompt, err) : fail_memory(err);
     code = code ? code : encode(engine, flags, context, err);
+    code = code ? code : check_fault(err);
     code = code ? code : gimbal_tensors_write(flags->save, &tensor, 1, NULL, err);
     free(context);
     return code;
@@ -63,7 +66,7 @@ static int run(const Args *args, gimbal_error *err)
     if (!flags.save)
         return complain(err, GIMBAL_EUSAGE, "--save context.safetensors", "--save is missing");
     TRY(check_place(flags.save, err));
-    TRY(open_model(&engine, flags.model, flags.motion, true, err));
+    TRY(open_model(&engine, flags.model, flags.motion, flags.no_mmap, true, err));
     const int code = save(engine, &flags, err);
     gimbal_close(engine);
     TRY(code);

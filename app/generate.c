@@ -12,13 +12,16 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 typedef struct {
     gimbal_settings s; /* first: the flags of gimbal_setting_options */
     const char *model, *motion, *output, *latents, *reinit_noise, *save_latents, *save_passes, *again,
-        *prompts;
+        *prompts, *video;
     double fps;
     int count, dry_run, json, quiet;
+    const char *preview;
+    int preview_every, no_mmap, resume;
 } Flags;
 
 #define AT(field) offsetof(Flags, field)
@@ -33,17 +36,24 @@ typedef struct {
 static const gimbal_option options[] = {
     TEXT("model", model, "a model folder in diffusers layout"),
     TEXT("motion", motion, "motion adapter, a folder or file; without it MODEL/motion_adapter"),
-    TEXT("output", output, "OUT, also -o: clip.mp4 .gif .y4m, f%03d.png, or .safetensors (frames)"),
+    TEXT("output", output,
+         "OUT, also -o: clip.mp4 .webm .gif .webp .avi .y4m, f%03d.png or .jpg, or .safetensors (frames)"),
     {"fps", "frames per second", GIMBAL_REAL, AT(fps), 8, 0.01, 1000, NULL, NULL},
     {"count", "clips with seeds S, S+1, ...; OUT gets -0001 before the ending, or holds a %d", GIMBAL_INT,
      AT(count), 1, 1, 9999, NULL, NULL},
     TEXT("prompts", prompts, "a file with one prompt a line, instead of --prompt"),
     TEXT("again", again, "make a clip once more from its recipe; other flags change it"),
+    TEXT("video", video, "a clip to begin from (see --strength): its first frames, scaled to the run's size"),
     TEXT("latents", latents, "file with the initial noise: tensor \"latents\" [1,4,F,h,w]"),
     TEXT("reinit-noise", reinit_noise,
          "file with fresh noise of later passes: tensors \"pass1\", \"pass2\", ..."),
     TEXT("save-latents", save_latents, "file for the result before decoding: tensor \"latents\""),
     TEXT("save-passes", save_passes, "folder for the clip after every pass: pass1.mp4, pass2.mp4, ..."),
+    TEXT("preview", preview, "a .png that shows the middle frame as it comes to be"),
+    {"preview-every", "steps between two previews", GIMBAL_INT, AT(preview_every), 5, 1, 10000, NULL, NULL},
+    BOOL("resume", resume,
+         "go on where this command was killed or stopped; until then keep the state beside OUT, each minute"),
+    BOOL("no-mmap", no_mmap, "read the weights into memory instead of mapping their files"),
     BOOL("dry-run", dry_run, "only say what it would take"),
     BOOL("json", json, "one JSON object per clip on stdout"),
     BOOL("quiet", quiet, "no progress, no notes"),
@@ -55,7 +65,9 @@ typedef struct {
     const Args *args;
     Flags flags;
     gimbal_recipe *recipe; /* of --again, or NULL */
-    char *recipe_text, *latents, *reinit_noise;
+    char *recipe_text, *latents, *reinit_noise, *video;
+    media_info seen; /* of --video */
+    uint8_t *begin;  /* its pictures [F][H][W][3] */
     gimbal_engine *engine;
     char *prompt_file;
     gimbal_shape shape;   /* of a clip's latents */
@@ -116,6 +128,8 @@ static int check_outputs(const Flags *f, gimbal_error *err)
     TRY(code);
     if (f->save_latents)
         TRY(check_place(f->save_latents, err));
+    if (f->preview)
+        TRY(preview_check(f->preview, err));
     return f->save_passes ? check_folder(f->save_passes, err) : GIMBAL_OK;
 }
 
@@ -197,6 +211,7 @@ static int apply_own_part(Job *job, gimbal_error *err)
     const json_t *fps = json_object_get(root, "fps");
     const char *latents = json_string_value(json_object_get(root, "latents"));
     const char *noise = json_string_value(json_object_get(root, "reinit-noise"));
+    const char *video = json_string_value(json_object_get(root, "video"));
     Flags *f = &job->flags;
     if (json_is_number(fps) && !args_has(job->args, "fps"))
         f->fps = json_number_value(fps);
@@ -204,7 +219,9 @@ static int apply_own_part(Job *job, gimbal_error *err)
         f->latents = job->latents = strdup(latents);
     if (noise && !f->reinit_noise)
         f->reinit_noise = job->reinit_noise = strdup(noise);
-    const bool no_memory = (latents && !f->latents) || (noise && !f->reinit_noise);
+    if (video && !f->video)
+        f->video = job->video = strdup(video);
+    const bool no_memory = (latents && !f->latents) || (noise && !f->reinit_noise) || (video && !f->video);
     json_decref(root);
     return no_memory ? fail_memory(err) : GIMBAL_OK;
 }
@@ -224,6 +241,44 @@ static int read_again(Job *job, gimbal_error *err)
         f->motion = f->motion ? f->motion : gimbal_recipe_motion(job->recipe);
     }
     return apply_own_part(job, err);
+}
+
+/* ---- --video ----------------------------------------------------------------------------- */
+
+/* Before the model is opened: is it a clip? */
+static int check_video(Job *job, gimbal_error *err)
+{
+    const Flags *f = &job->flags;
+    if (f->video)
+        return video_look(f->video, 1, &job->seen, err);
+    return args_has(job->args, "strength")
+               ? complain(err, GIMBAL_EUSAGE, "add --video CLIP",
+                          "--strength says how much of a clip is made anew, and no clip is given")
+               : GIMBAL_OK;
+}
+
+/* What neither flags nor a recipe say follows the clip: frames up to the model's maximum, and fps. */
+static int follow_video(Job *job, gimbal_settings *s, gimbal_error *err)
+{
+    enum { MOST = 4096 };
+    const int limit = gimbal_most_frames(job->engine);
+    Flags *f = &job->flags;
+    if (job->recipe)
+        return GIMBAL_OK;
+    if (!args_has(job->args, "frames")) {
+        TRY(video_look(f->video, limit > 0 ? limit : MOST, &job->seen, err));
+        s->frames = job->seen.frames;
+    }
+    if (!args_has(job->args, "fps") && job->seen.fps >= 0.01 && job->seen.fps <= 1000)
+        f->fps = job->seen.fps;
+    return GIMBAL_OK;
+}
+
+static int read_video(Job *job, const gimbal_settings *s, gimbal_error *err)
+{
+    if (!job->flags.quiet)
+        video_note_shape(job->flags.video, &job->seen, s->width, s->height, gimbal_size_step(job->engine));
+    return video_read(job->flags.video, s->width, s->height, s->frames, &job->begin, err);
 }
 
 static void warn_other_model(const Job *job)
@@ -249,7 +304,7 @@ static int resolve(Job *job, gimbal_settings *out, gimbal_error *err)
     *out = all.s;
     if (!job->flags.quiet && out->cfg <= 1 && args_has(job->args, "negative") && *out->negative)
         fprintf(stderr, "gimbal: note: --negative has no effect at --cfg %g: guidance is off\n", out->cfg);
-    return GIMBAL_OK;
+    return job->flags.video ? follow_video(job, out, err) : GIMBAL_OK;
 }
 
 /* ---- results ----------------------------------------------------------------------------- */
@@ -316,12 +371,45 @@ static void announce(const Clip *clip, const gimbal_cost *cost, int clips)
     char memory[24], each[40] = "";
     if (clips > 1)
         snprintf(each, sizeof each, "each of %d clips: ", clips);
-    fprintf(stderr, "%s%d pass%s, %d network calls (%.1fx plain), about %.0f s, %s\n", each, cost->passes,
+    fprintf(stderr, "%s%d pass%s, %d network calls (%.3gx plain), about %.0f s, %s\n", each, cost->passes,
             cost->passes > 1 ? "es" : "", cost->calls, cost->relative, cost->seconds < 1 ? 1 : cost->seconds,
             print_bytes(total_bytes(clip, cost), memory));
 }
 
 /* ---- the work ---------------------------------------------------------------------------- */
+
+/* With --resume, what an earlier process has finished is not made again. */
+static bool is_made(const Clip *clip)
+{
+    if (clip->save_passes || (clip->save_latents && access(clip->save_latents, F_OK)) ||
+        !resume_finished(&clip->resume, clip->output, clip->recipe))
+        return false;
+    if (!clip->progress.quiet)
+        fprintf(stderr, "gimbal: %s is there already, made by these settings\n", clip->output);
+    return true;
+}
+
+/* What a clip is made from; the names are the caller's. */
+static Clip plan_clip(const Job *job, const gimbal_settings *s, int number, const char *output,
+                      const char *save_latents)
+{
+    const Flags *f = &job->flags;
+    return (Clip){.engine = job->engine,
+                  .settings = *s,
+                  .shape = job->shape,
+                  .output = output,
+                  .latents = f->latents,
+                  .reinit_noise = f->reinit_noise,
+                  .video = f->video,
+                  .begin = job->begin,
+                  .save_latents = save_latents,
+                  .save_passes = f->save_passes,
+                  .fps = f->fps,
+                  .number = number,
+                  .passes = job->cost.passes,
+                  .preview = {f->preview, f->preview_every},
+                  .progress = progress_begin(f->quiet)};
+}
 
 /* number: 0 for the only clip, else from 1. The names live until the clip has ended. */
 static int make_clip(Job *job, const gimbal_settings *s, int number, int clips, gimbal_error *err)
@@ -335,26 +423,18 @@ static int make_clip(Job *job, const gimbal_settings *s, int number, int clips, 
         latents = number ? numbered_path(f->save_latents, number) : strdup(f->save_latents);
     if (!output || (f->save_latents && !latents))
         code = fail_memory(err);
-    Clip clip = {.engine = job->engine,
-                 .settings = *s,
-                 .shape = job->shape,
-                 .output = output,
-                 .latents = f->latents,
-                 .reinit_noise = f->reinit_noise,
-                 .save_latents = latents,
-                 .save_passes = f->save_passes,
-                 .fps = f->fps,
-                 .number = number,
-                 .passes = job->cost.passes,
-                 .progress = progress_begin(f->quiet)};
+    Clip clip = plan_clip(job, s, number, output, latents);
+    if (!code && f->resume)
+        code = resume_begin(&clip.resume, output, err);
     if (!code)
         code = clip_begin(&clip, err);
-    if (!code && !f->quiet && !f->dry_run && number <= 1)
+    const bool made = !code && !f->dry_run && is_made(&clip);
+    if (!code && !made && !f->quiet && !f->dry_run && number <= 1)
         announce(&clip, &job->cost, clips);
     if (!code && f->dry_run) {
         code = report_dry(job, &clip, &job->cost, err);
     } else if (!code) {
-        code = clip_make(&clip, err);
+        code = made ? GIMBAL_OK : clip_make(&clip, err);
         code = code ? code : report(job, &clip, err);
     }
     clip_end(&clip);
@@ -367,13 +447,16 @@ static int make_clip(Job *job, const gimbal_settings *s, int number, int clips, 
  * estimate, and tells the shape that given tensors must have. */
 static int probe(Job *job, const gimbal_settings *s, gimbal_error *err)
 {
+    static const float some; /* the encoded clip is read by sampling only, but counted here */
     gimbal_session *session;
+    gimbal_settings like = *s;
+    like.clip = job->flags.video ? &some : NULL;
     signals_nothing_begun(true);
-    int code = gimbal_begin(&session, job->engine, s, err);
+    int code = gimbal_begin(&session, job->engine, &like, err);
     if (!code) {
         job->shape = gimbal_latent_shape(session);
         gimbal_end(session);
-        code = gimbal_predict(job->engine, s, &job->cost, err);
+        code = gimbal_predict(job->engine, &like, &job->cost, err);
     }
     signals_nothing_begun(false);
     return code ? code : check_signals(err);
@@ -385,6 +468,8 @@ static int make_clips(Job *job, gimbal_error *err)
     TRY(resolve(job, &s, err));
     const int clips = job->n_prompts * job->flags.count;
     TRY(probe(job, &s, err));
+    if (job->flags.video)
+        TRY(read_video(job, &s, err));
     for (int i = 0; i < clips; i++) {
         gimbal_settings one = s;
         if (job->prompts[i / job->flags.count])
@@ -406,7 +491,8 @@ static int run_job(Job *job, gimbal_error *err)
     TRY(check_flags(job->args, f, err));
     TRY(find_prompts(job, err));
     TRY(read_again(job, err));
-    TRY(open_model(&job->engine, f->model, f->motion, f->quiet, err));
+    TRY(check_video(job, err));
+    TRY(open_model(&job->engine, f->model, f->motion, f->no_mmap, f->quiet, err));
     warn_other_model(job);
     TRY(check_signals(err));
     if (f->s.negative)
@@ -423,6 +509,8 @@ static int run(const Args *args, gimbal_error *err)
     free(job.recipe_text);
     free(job.latents);
     free(job.reinit_noise);
+    free(job.video);
+    free(job.begin);
     free(job.prompt_file);
     free(job.prompts);
     return code;

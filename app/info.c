@@ -16,14 +16,16 @@ static const gimbal_option options[] = {
     {.name = NULL},
 };
 
-/* Weights and folders are described by the library, which also says what is wrong with what it cannot read.
- */
+static bool is_folder(const char *path)
+{
+    struct stat st;
+    return !stat(path, &st) && S_ISDIR(st.st_mode);
+}
+
+/* Weights are described by the library, which also says what is wrong with what it cannot read. */
 static bool is_model(const char *path)
 {
     static const char *const endings[] = {".safetensors", ".ckpt", ".pt", ".pth", ".bin", ".gguf", ".json"};
-    struct stat st;
-    if (!stat(path, &st) && S_ISDIR(st.st_mode))
-        return true;
     for (size_t i = 0; i < sizeof endings / sizeof *endings; i++)
         if (ends_with(path, endings[i]))
             return true;
@@ -48,13 +50,29 @@ static int describe_clip(const char *path, json_t **out, gimbal_error *err)
     media_free(reader);
     TRY(media_recipe(path, &text, err));
     json_t *recipe = text ? json_loads(text, 0, NULL) : NULL;
-    *out = json_pack("{s:s, s:o, s:s, s:i, s:i, s:o, s:o, s:o}", "kind", "clip", "path", json_text(path),
+    *out = json_pack("{s:s, s:o, s:s, s:i, s:i, s:o, s:i, s:o, s:o}", "kind", "clip", "path", json_text(path),
                      "format", info.format, "width", info.width, "height", info.height, "frames",
-                     info.frames ? json_integer(info.frames) : json_null(), "fps",
-                     info.fps > 0 ? json_real(info.fps) : json_null(), "recipe",
+                     info.frames ? json_integer(info.frames) : json_null(), "orientation", info.orientation,
+                     "fps", info.fps > 0 ? json_real(info.fps) : json_null(), "recipe",
                      recipe ? recipe : json_text(text));
     free(text);
     return *out ? GIMBAL_OK : fail_memory(err);
+}
+
+/* A folder is a model; one that is none, but holds pictures, is a clip. */
+static int describe(const char *path, json_t **out, gimbal_error *err)
+{
+    media_reader *reader;
+    if (!is_folder(path))
+        return is_model(path) ? describe_model(path, out, err) : describe_clip(path, out, err);
+    gimbal_error why = {0};
+    if (!describe_model(path, out, &why))
+        return GIMBAL_OK;
+    if (!media_open(&reader, path, NULL, NULL)) {
+        media_free(reader);
+        return describe_clip(path, out, err);
+    }
+    return complain(err, why.code, why.hint, "%s", why.msg);
 }
 
 /* A recipe kept as text in a safetensors file is shown as the object it is. */
@@ -76,7 +94,7 @@ static int run(const Args *args, gimbal_error *err)
         return complain(err, GIMBAL_EUSAGE, "gimbal info PATH", "%d paths are given, expected one",
                         args->n_words);
     const char *path = args->words[0];
-    TRY(is_model(path) ? describe_model(path, &root, err) : describe_clip(path, &root, err));
+    TRY(describe(path, &root, err));
     open_recipe(root);
     if (flags.json) {
         json_object_set_new(root, "schema", json_integer(1));

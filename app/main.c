@@ -20,6 +20,11 @@ static const Command *find_command(const char *name)
     return NULL;
 }
 
+const Command *command_at(int i)
+{
+    return i >= 0 && i < COMMAND_COUNT ? commands[i] : NULL;
+}
+
 static int unknown_command(const char *word, gimbal_error *err)
 {
     const char *words[COMMAND_COUNT + 2] = {"help"};
@@ -31,13 +36,13 @@ static int unknown_command(const char *word, gimbal_error *err)
 /* Ten lines. */
 static void print_overview(FILE *out)
 {
-    fputs(
-        "gimbal makes temporally consistent videos: a prompt becomes a clip (AnimateDiff with FreeInit).\n\n"
-        "  gimbal generate --model models/toyworld --cfg 5 -o plain.mp4 \\\n"
-        "      --prompt \"a large red circle moving right over a checkered black background\"\n"
-        "  gimbal generate --again plain.mp4 --reinit freeinit:passes=3 -o steady.mp4\n\n"
-        "subcommands:",
-        out);
+    fputs("gimbal makes temporally consistent videos: a prompt becomes a clip (AnimateDiff, ModelScope; "
+          "FreeInit).\n\n"
+          "  gimbal generate --model models/toyworld --cfg 5 -o plain.mp4 \\\n"
+          "      --prompt \"a large red circle moving right over a checkered black background\"\n"
+          "  gimbal generate --again plain.mp4 --reinit freeinit:passes=3 -o steady.mp4\n\n"
+          "subcommands:",
+          out);
     for (int i = 0; i < COMMAND_COUNT; i++)
         fprintf(out, " %s", commands[i]->name);
     fputs("\n\ngimbal help COMMAND explains one; gimbal help noise, reinit and sampler list methods; gimbal "
@@ -55,7 +60,9 @@ static void print_help(FILE *out)
     fputs("\nResults go to stdout, words to stderr. Flags are --name value or --name=value; -- ends them. "
           "Outputs appear\n"
           "whole or not at all. Exit status: 0 done, 1 failed, 2 wrong usage, 130 after Ctrl-C.\n"
-          "gimbal --version: the version and what this build uses.\n",
+          "No colours are printed, so NO_COLOR and FORCE_COLOR change nothing.\n"
+          "gimbal --version [--json]: what this build is made of and which formats it writes.\n"
+          "gimbal help --man, --bash, --zsh: the man page and completions for shells.\n",
           out);
 }
 
@@ -64,7 +71,7 @@ static int help_on(const char *topic, gimbal_error *err)
     const Command *command = find_command(topic);
     if (command)
         print_command_help(command, stdout);
-    else if (!print_registry(topic, stdout))
+    else if (!print_manual(topic) && !print_registry(topic, stdout))
         return unknown_command(topic, err);
     return flush_stdout(err);
 }
@@ -93,10 +100,8 @@ static int dispatch(int argc, char **argv, gimbal_error *err)
         print_help(stdout);
         return flush_stdout(err);
     }
-    if (!strcmp(word, "--version")) {
-        printf("gimbal %s\n%s\n", gimbal_version(), gimbal_build_info());
-        return flush_stdout(err);
-    }
+    if (!strcmp(word, "--version"))
+        return print_version(argc > 2 && !strcmp(argv[2], "--json"), err);
     return unknown_command(word, err);
 }
 
@@ -136,6 +141,9 @@ int main(int argc, char **argv)
         return 2;
     }
     signals_install();
-    const int code = dispatch(argc, argv, &err);
+    faults_install();
+    int code = dispatch(argc, argv, &err);
+    if (fault_file())
+        code = check_fault(&err);
     return exit_status(code, &err);
 }

@@ -29,7 +29,7 @@ int output_fits(const char *path, int width, int height, int frames, double fps,
 {
     if (is_tensors(path))
         return GIMBAL_OK;
-    if (frames > 1 && ends_with(path, ".png") && !strchr(path, '%'))
+    if (frames > 1 && names_pictures(path) && !strchr(path, '%'))
         return complain(err, GIMBAL_EUSAGE, "name a sequence: f%03d.png",
                         "%s: one picture cannot hold %d frames", path, frames);
     return media_check(path, width, height, fps, err);
@@ -65,7 +65,12 @@ static int write_frames(const Output *o, gimbal_error *err)
 
 int output_close(Output *o, gimbal_error *err)
 {
-    const int code = o->media ? media_close(o->media, err) : write_frames(o, err);
+    int code = check_fault(err);
+    if (code) {
+        output_drop(o);
+        return code;
+    }
+    code = o->media ? media_close(o->media, err) : write_frames(o, err);
     o->media = NULL; /* media_close has freed it */
     output_drop(o);
     return code;

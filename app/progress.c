@@ -157,7 +157,9 @@ void signals_install(void)
     sigemptyset(&action.sa_mask);
     sigaction(SIGINT, &action, NULL);
     sigaction(SIGTERM, &action, NULL);
-    signal(SIGPIPE, SIG_IGN); /* a reader that went away is an error of writing, so that temporary files go */
+    /* a reader that went away, or a file size limit, is an error of writing, so that temporary files go */
+    signal(SIGPIPE, SIG_IGN);
+    signal(SIGXFSZ, SIG_IGN);
 }
 
 void signals_watch(gimbal_session *session)
@@ -170,6 +172,16 @@ void signals_watch(gimbal_session *session)
 void signals_nothing_begun(bool so)
 {
     atomic_store(&nothing_begun, so);
+}
+
+bool signals_stop(int number)
+{
+    gimbal_session *session = atomic_load(&watched);
+    atomic_store(&signalled, number);
+    if (!session || atomic_load(&nothing_begun))
+        return false;
+    gimbal_cancel(session);
+    return true;
 }
 
 int signals_seen(void)

@@ -2,20 +2,22 @@
  *
  * Latents in files are unit noise, [1,4,F,h,w] float32. A recipe is the library's line of JSON with three
  * keys of the program's beside it: "fps", and the paths "latents" and "reinit-noise" when tensors came from
- * files. Refuses to know how clips are made. */
+ * files. So is "video", the clip that a run begins from. Refuses to know how
+ * clips are made. */
 #include "app/app.h"
 
 #include <stdlib.h>
 #include <string.h>
 
-int open_model(gimbal_engine **out, const char *model, const char *motion, bool quiet, gimbal_error *err)
+int open_model(gimbal_engine **out, const char *model, const char *motion, bool no_mmap, bool quiet,
+               gimbal_error *err)
 {
     *out = NULL;
     if (!model)
         return complain(err, GIMBAL_EUSAGE, "a folder in diffusers layout, e.g. models/toyworld",
                         "--model is missing");
     signals_nothing_begun(true);
-    const int code = gimbal_open(out, model, motion, err);
+    const int code = gimbal_open_with(out, model, motion, no_mmap ? GIMBAL_NO_MMAP : 0, err);
     signals_nothing_begun(false);
     TRY(code);
     for (int i = 0; !quiet && gimbal_note(*out, i); i++)
@@ -62,13 +64,14 @@ int latents_write(const char *path, const float *latents, gimbal_shape s, const 
 {
     const gimbal_tensor tensor = {"latents", "F32", 5, {1, s.c, s.f, s.h, s.w}, latents};
     const char *metadata[] = {"recipe", recipe, NULL};
+    TRY(check_fault(err));
     return gimbal_tensors_write(path, &tensor, 1, recipe ? metadata : NULL, err);
 }
 
 /* ---- recipes ----------------------------------------------------------------------------- */
 
 json_t *recipe_make(const gimbal_engine *engine, const gimbal_settings *settings, double fps,
-                    const char *latents, const char *reinit_noise)
+                    const char *latents, const char *reinit_noise, const char *video)
 {
     char *text = gimbal_recipe_json(engine, settings);
     json_t *recipe = text ? json_loads(text, 0, NULL) : NULL;
@@ -76,11 +79,15 @@ json_t *recipe_make(const gimbal_engine *engine, const gimbal_settings *settings
     if (!recipe)
         return NULL;
     json_object_del(json_object_get(recipe, "settings"), "threads");
+    if (!video)
+        json_object_del(json_object_get(recipe, "settings"), "strength");
     int failed = json_object_set_new(recipe, "fps", json_real(fps));
     if (latents)
         failed |= json_object_set_new(recipe, "latents", json_text(latents));
     if (reinit_noise)
         failed |= json_object_set_new(recipe, "reinit-noise", json_text(reinit_noise));
+    if (video)
+        failed |= json_object_set_new(recipe, "video", json_text(video));
     if (failed) {
         json_decref(recipe);
         return NULL;

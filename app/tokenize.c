@@ -35,7 +35,7 @@ static int run(const Args *args, gimbal_error *err)
     if (args->n_words != 1)
         return complain(err, GIMBAL_EUSAGE, "put it in quotes: gimbal tokenize --model DIR \"a red circle\"",
                         "%d texts are given, expected one", args->n_words);
-    TRY(open_model(&engine, flags.model, flags.motion, true, err));
+    TRY(open_model(&engine, flags.model, flags.motion, false, true, err));
     const int code = print_ids(engine, args->words[0], err);
     gimbal_close(engine);
     return code;

@@ -1,13 +1,12 @@
 /* steady.c: libgimbal from beginning to end in one file: a prompt becomes a consistent clip, with FreeInit.
  *
- *     steady MODEL PROMPT OUT.y4m [STEPS]        e.g. steady models/toyworld "a large red circle" circle.y4m
- * 25
+ *     steady MODEL PROMPT OUT.y4m [STEPS]
+ *     steady models/toyworld "a large red circle" circle.y4m 25
  *
  * Nothing but the library and libc: the clip is written as YUV4MPEG2, 4:4:4, which players and ffmpeg read.
  * Build:
  *
- *     gcc -Iinclude examples/steady.c build/release/libgimbal.a -ldnnl -lkissfft-float -ljansson -lutf8proc \
- *         -lcrypto -fopenmp -lm
+ *     cc steady.c $(pkg-config --cflags --libs gimbal)
  */
 #include "gimbal.h"
 

@@ -8,16 +8,28 @@
  *     gimbal_begin(&run, engine, &s, &err);
  *     gimbal_shape z = gimbal_latent_shape(run);
  *     float *latents = malloc(sizeof(float) * z.c * z.f * z.h * z.w);
- *     gimbal_sample(run, latents, &err);                      (all passes of FreeInit)
- *     gimbal_decode(run, latents, z, on_frame, user, &err);   (RGB frames, one call each)
+ *     gimbal_sample(run, latents, &err);                      // all passes of FreeInit
+ *     gimbal_decode(run, latents, z, on_frame, user, &err);   // RGB frames, one call each
  *     gimbal_end(run); gimbal_close(engine);
  *
- * Conventions. Functions return GIMBAL_OK (0) or a negative gimbal_code. `err` may be NULL; otherwise the
- * FIRST error is kept: clear it (err->code = 0) before reuse. Nothing here prints, exits, or writes a file
- * that was not asked for. Latents are host float32 [C,F,h,w], one clip, as unit noise: whatever scale a
- * sampler uses inside stays inside. Strings given to the library are borrowed until the call returns, those
- * in gimbal_settings until gimbal_begin returns; strings given out live as long as the object they came from
- * unless the comment says "caller frees". */
+ * Errors. Functions that return int give GIMBAL_OK (0) or a negative gimbal_code, unless their comment says
+ * otherwise. `err` may be NULL; otherwise it must be zeroed before its first use, and the FIRST error is
+ * kept: clear it (err->code = 0) before reuse. What a failed function was to fill is undefined unless its
+ * comment says otherwise. Nothing here prints, exits, or writes a file that was not asked for.
+ *
+ * Arrays. [C,F,h,w] is row-major float32 on the host: w runs fastest, then h, F (frames), C (channels). There
+ * is no batch axis: one clip. Latents are unit noise, x_t = a(t) x0 + s(t) eps with eps of variance 1:
+ * whatever scale a sampler uses inside stays inside. h and w are latent pixels: the picture's, divided by the
+ * VAE's factor (8 in Stable Diffusion). That an array is as long as its shape says is the caller's word.
+ *
+ * Owners. Strings given to the library are borrowed until the call returns, those in gimbal_settings until
+ * gimbal_begin returns; strings given out live as long as the object they came from, unless the comment says
+ * "caller frees": with free(). Text is UTF-8.
+ *
+ * Threads. An engine may be shared; a session, settings and a gimbal_error belong to one thread at a time.
+ * Only gimbal_cancel may come from elsewhere. Functions without an object may run side by side. Callbacks
+ * come on the thread that called, and must not call into the same session, gimbal_cancel excepted, and
+ * gimbal_decode from the progress of gimbal_sample. */
 #ifndef GIMBAL_H
 #define GIMBAL_H
 
@@ -28,7 +40,13 @@
 extern "C" {
 #endif
 
+#ifndef GIMBAL_API
+#if defined(__GNUC__)
 #define GIMBAL_API __attribute__((visibility("default")))
+#else
+#define GIMBAL_API
+#endif
+#endif
 
 /* ---- errors ------------------------------------------------------------------------------ */
 
@@ -44,7 +62,7 @@ extern "C" {
     X(EVALUE, -8, "values turned non-finite during the run")
 
 #define GIMBAL_CODE_ENUM(name, value, text) GIMBAL_##name = value,
-typedef enum { GIMBAL_OK = 0, GIMBAL_CODES(GIMBAL_CODE_ENUM) } gimbal_code;
+typedef enum { GIMBAL_CODES(GIMBAL_CODE_ENUM) GIMBAL_OK = 0 } gimbal_code; /* C++98: no comma at the end */
 
 /* msg: what, where, expected, found. hint: what to do, or empty. Both are UTF-8, one line. */
 typedef struct {
@@ -55,9 +73,16 @@ typedef struct {
 /* The short text of a code, e.g. "out of memory". Never NULL. */
 GIMBAL_API const char *gimbal_code_name(int code);
 
-/* "0.1.0", and a line on the build: compiler, oneDNN, instruction set in use. */
+/* "0.1.0", and a line on the build: compiler, oneDNN, instruction set in use. Constant strings. */
 GIMBAL_API const char *gimbal_version(void);
 GIMBAL_API const char *gimbal_build_info(void);
+
+/* What this build is made of and what it runs on, one fact each: "commit", "compiler", "oneDNN", ...; NULL
+ * past the end. Constant. No value names a path of the machine that built it. */
+typedef struct {
+    const char *name, *value;
+} gimbal_fact;
+GIMBAL_API const gimbal_fact *gimbal_build_fact(int i);
 
 /* ---- settings ---------------------------------------------------------------------------- */
 
@@ -88,9 +113,9 @@ typedef struct {
 } gimbal_option;
 
 typedef struct {
-    const char *stage;      /* "text", "sample", "pass" (a pass ended: `latents` is its result), "decode" */
-    int pass, passes;       /* 1-based; 0 outside sampling */
-    int step, steps;        /* 1-based, of this pass or of decoding */
+    const char *stage; /* "encode", "text", "sample", "pass" (one ended: `latents` is its result), "decode" */
+    int pass, passes;  /* 1-based; 0 outside sampling */
+    int step, steps;   /* 1-based, of this pass or of decoding */
     int calls, total_calls; /* network calls made and planned, over all passes */
     double elapsed, eta;    /* seconds; eta < 0 while unknown */
     const float *latents;   /* the current estimate of the clean clip [C,F,h,w], or NULL */
@@ -106,6 +131,7 @@ typedef struct {
     int steps;                 /* network calls of one full pass */
     double cfg;                /* guidance scale; guidance is off at values <= 1 */
     double eta;                /* DDIM's eta: 0 deterministic, 1 DDPM-like */
+    double strength; /* with `clip`: share of the steps that is run; 0 keeps the clip, 1 forgets it */
     uint64_t seed;
     const char *rng;         /* "philox" (gimbal's own) or "torch" (PyTorch's CPU generator) */
     const char *sampler;     /* registry "sampler" */
@@ -120,6 +146,9 @@ typedef struct {
     /* Tensors given instead of drawn; not part of the option table. Borrowed until gimbal_end. */
     const float *latents; /* unit noise [C,F,h,w] or NULL */
     const float *fresh;   /* noise of passes 2..n_fresh+1, [n_fresh][C,F,h,w], or NULL */
+    const float *clip; /* clean latents [C,F,h,w] to begin from, or NULL: they are noised to the first of the
+                          steps that `strength` leaves. Read by gimbal_sample, so that gimbal_encode of the
+                          same session may fill them first */
     int n_fresh;
 
     /* Called on the calling thread after every step; nonzero cancels. May be NULL. */
@@ -143,7 +172,8 @@ typedef struct {
     const gimbal_option *options;     /* NULL: none */
 } gimbal_plugin;
 
-/* The i-th entry of registry `kind` ("noise", "reinit", "sampler", "family"); 0, or EUSAGE past the end. */
+/* The i-th entry of registry `kind` ("noise", "reinit", "sampler", "family"), from 0; EUSAGE past the end.
+ * What *out points to is constant. */
 GIMBAL_API int gimbal_plugin_at(const char *kind, int i, gimbal_plugin *out);
 
 /* ---- engine: a loaded model, immutable, may be shared by threads ------------------------- */
@@ -154,18 +184,33 @@ typedef struct gimbal_engine gimbal_engine;
  * no weights. `motion`: folder or file of a motion adapter; NULL: MODEL/motion_adapter. On success *out is
  * the caller's, to be given to gimbal_close; on error it is NULL. */
 GIMBAL_API int gimbal_open(gimbal_engine **out, const char *model, const char *motion, gimbal_error *err);
+
+/* The same with flags. A mapped file that is cut short while the engine lives raises SIGBUS where its weights
+ * are used; with GIMBAL_NO_MMAP they are read into memory first, and the files may change afterwards. */
+enum { GIMBAL_NO_MMAP = 1 };
+GIMBAL_API int gimbal_open_with(gimbal_engine **out, const char *model, const char *motion, unsigned flags,
+                                gimbal_error *err);
+
 GIMBAL_API void gimbal_close(gimbal_engine *); /* NULL is fine */
 
 /* Things worth saying about this model ("PNDM scheduler replaced by DDIM, linear betas"); NULL past the end.
  */
 GIMBAL_API const char *gimbal_note(const gimbal_engine *, int i);
 
-/* SHA-256 over the headers of all weight files and the configs: names a model without reading gigabytes. */
+/* SHA-256 over the headers of all weight files and the configs, 64 hex digits: names a model without reading
+ * gigabytes. */
 GIMBAL_API const char *gimbal_identity(const gimbal_engine *);
+
+/* Name of the model's family in registry "family". */
 GIMBAL_API const char *gimbal_family(const gimbal_engine *);
 
 /* Width and height must be multiples of this many pixels. */
 GIMBAL_API int gimbal_size_step(const gimbal_engine *);
+
+/* Frames of the longest clip that the model can make; 0: no limit is known. */
+GIMBAL_API int gimbal_most_frames(const gimbal_engine *);
+
+/* Fills all settings with what this model wants, and the rest with their defaults; no prompt, seed 0. */
 GIMBAL_API void gimbal_defaults(gimbal_settings *, const gimbal_engine *);
 
 typedef struct {
@@ -190,15 +235,21 @@ GIMBAL_API int gimbal_tokenize(const gimbal_engine *, const char *text, int32_t 
 /* ---- recipes: all that is needed to make a clip again, as one line of JSON --------------- */
 
 typedef struct gimbal_recipe gimbal_recipe;
-GIMBAL_API char *gimbal_recipe_json(const gimbal_engine *,
-                                    const gimbal_settings *); /* caller frees; NULL: no memory */
+
+/* Model, identity and every setting. Caller frees; NULL: no memory. */
+GIMBAL_API char *gimbal_recipe_json(const gimbal_engine *, const gimbal_settings *);
+
+/* The way back. EFORMAT for anything else than a recipe. On success *out is the caller's, to be given to
+ * gimbal_recipe_free. */
 GIMBAL_API int gimbal_recipe_parse(gimbal_recipe **out, const char *json, gimbal_error *err);
+
 GIMBAL_API const char *gimbal_recipe_model(const gimbal_recipe *);    /* path as it was given */
 GIMBAL_API const char *gimbal_recipe_motion(const gimbal_recipe *);   /* or NULL */
 GIMBAL_API const char *gimbal_recipe_identity(const gimbal_recipe *); /* compare with gimbal_identity */
-/* Fills the fields of the option table; texts stay owned by the recipe. */
+
+/* Fills the fields of the option table, all or none; texts stay owned by the recipe. */
 GIMBAL_API int gimbal_recipe_apply(const gimbal_recipe *, gimbal_settings *, gimbal_error *err);
-GIMBAL_API void gimbal_recipe_free(gimbal_recipe *);
+GIMBAL_API void gimbal_recipe_free(gimbal_recipe *); /* NULL is fine */
 
 /* What a model folder or a safetensors file is, as JSON (caller frees). */
 GIMBAL_API int gimbal_describe(const char *path, char **json, gimbal_error *err);
@@ -207,9 +258,14 @@ GIMBAL_API int gimbal_describe(const char *path, char **json, gimbal_error *err)
 
 typedef struct gimbal_session gimbal_session;
 
+/* Checks the settings, plans the networks and takes the run's memory, so that what cannot work fails here.
+ * The engine must outlive the session. On success *out is the caller's, to be given to gimbal_end; on error
+ * it is NULL. EUSAGE, EMODEL, ENOMEM. */
 GIMBAL_API int gimbal_begin(gimbal_session **out, gimbal_engine *, const gimbal_settings *,
                             gimbal_error *err);
 GIMBAL_API void gimbal_end(gimbal_session *); /* NULL is fine */
+
+/* The shape of what gimbal_sample writes; known before it is called. */
 GIMBAL_API gimbal_shape gimbal_latent_shape(const gimbal_session *);
 
 /* Last hidden state of the text encoder: context [77,D], D from gimbal_context_width. */
@@ -219,8 +275,29 @@ GIMBAL_API int gimbal_context(gimbal_session *, const char *text, float *context
 /* All passes. latents [C,F,h,w] out. After ECANCEL a second call goes on where the first one stopped. */
 GIMBAL_API int gimbal_sample(gimbal_session *, float *latents, gimbal_error *err);
 
+/* A run in a safetensors file, whole or not at all, to go on with in another process: legal inside the
+ * progress callback of gimbal_sample, and after its ECANCEL. A few clips large. EUSAGE before the first step,
+ * EIO. */
+GIMBAL_API int gimbal_state_save(gimbal_session *, const char *path, gimbal_error *err);
+
+/* The next gimbal_sample goes on from a saved state and gives the bytes that the run would have given. at, or
+ * NULL: where that is, as progress (stage "sample" or "pass"; no latents). EUSAGE, naming the difference,
+ * when the state is of a run with another model, other settings (but for threads) or other tensors given;
+ * then, and on EIO and EFORMAT, the session begins anew. */
+GIMBAL_API int gimbal_state_load(gimbal_session *, const char *path, gimbal_progress *at, gimbal_error *err);
+
+/* Pictures to latents: rgb [n][height][width][3] of any frame count -> latents [C,n,h,w], times the VAE's
+ * scaling factor, which is what settings.clip wants. width and height: multiples of the VAE's factor. sample
+ * 0: the mean of the posterior; else a draw from it with the session's rng and seed, the same in every
+ * session; "torch" draws it in diffusers' order (video to video), and a run that begins from a clip goes on
+ * behind it. EUSAGE, EMODEL, ENOMEM, ECANCEL. */
+GIMBAL_API int gimbal_encode(gimbal_session *, const uint8_t *rgb, int width, int height, int n, int sample,
+                             float *latents, gimbal_error *err);
+
 /* Latents [C,F,h,w] of any frame count to RGB8: `frame` is called in order with rgb [height][width][3], valid
- * during the call; nonzero from it stops with ECANCEL. */
+ * during the call; nonzero from it stops with ECANCEL. Legal inside the progress callback of gimbal_sample,
+ * for a preview: between two network calls the work memory is free, and nothing of the run changes. No
+ * progress is reported from there. The other calls on a session are refused inside a callback. */
 GIMBAL_API int gimbal_decode(gimbal_session *, const float *latents, gimbal_shape shape,
                              int (*frame)(void *user, int i, const uint8_t *rgb, int width, int height),
                              void *user, gimbal_error *err);
@@ -230,15 +307,25 @@ GIMBAL_API void gimbal_cancel(gimbal_session *);
 
 /* ---- noise without a model --------------------------------------------------------------- */
 
-/* Draw a prior's initial noise for absolute frames frame0.. : out [C,F,h,w]. */
+/* Draw a prior's initial noise ("white", "mixed:alpha=2") for absolute frames frame0, frame0+1, ...: out
+ * [C,F,h,w], each value N(0,1). With rng "philox" a value depends on (seed, frame, channel, y, x) alone, so
+ * that a clip can be drawn in pieces; "torch" is torch.randn([1,C,F,h,w]) and starts at frame 0. EUSAGE. */
 GIMBAL_API int gimbal_noise(const char *spec, const char *rng, uint64_t seed, int64_t frame0,
                             gimbal_shape shape, float *out, gimbal_error *err);
 
-/* A re-initialiser's low-pass mask, e.g. "freeinit:filter=gaussian": out [F,h,w], FFT order, DC first. */
+/* A re-initialiser's low-pass mask, e.g. "freeinit:filter=gaussian,ds=0.25,dt=0.25": out [F,h,w] in 0..1, in
+ * FFT order (frequency 0 first in every axis). shape.c is not used but must be 1 or more. ds and dt are
+ * fractions of Nyquist in space and time. EUSAGE for one without a filter. */
 GIMBAL_API int gimbal_mask(const char *spec, gimbal_shape shape, float *out, gimbal_error *err);
 
-/* out = F^-1( F(low)*m + F(high)*g ) with g = sqrt(1-m^2) if `power`, else 1-m. All [C,F,h,w]; mask [F,h,w].
+/* How that re-initialiser itself mixes, for gimbal_mix: *power 1 (variance kept), or 0 (FreeInit's compat=1).
  */
+GIMBAL_API int gimbal_mask_power(const char *spec, int *power, gimbal_error *err);
+
+/* out = F^-1( F(low)*m + F(high)*g ) with g = sqrt(1-m^2) if `power`, else 1-m; F is the 3-D Fourier
+ * transform of each channel. All [C,F,h,w]; mask [F,h,w] as gimbal_mask makes it. out may be low or high.
+ * With `power` two independent white clips give a white clip of the same variance; 1-m, FreeInit as
+ * published, loses some. EUSAGE, ENOMEM. */
 GIMBAL_API int gimbal_mix(const float *low, const float *high, const float *mask, int power,
                           gimbal_shape shape, float *out, gimbal_error *err);
 
@@ -252,8 +339,8 @@ typedef struct {
     const void *data;
 } gimbal_tensor;
 
-/* Reads one float tensor (F32, F16 or BF16, widened) of a safetensors file: *out float32, caller frees.
- * n gets 6 sizes, leading ones 1. EFORMAT names the tensors that the file has. */
+/* Reads one float tensor (F32, F16 or BF16, widened) of a safetensors file: *out float32, caller frees; NULL
+ * on error. n gets 6 sizes, leading ones 1. EIO, EFORMAT (naming the tensors that the file has), ENOMEM. */
 GIMBAL_API int gimbal_tensor_read(const char *path, const char *name, float **out, int64_t n[6],
                                   gimbal_error *err);
 

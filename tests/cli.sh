@@ -191,7 +191,7 @@ run generate $TINY $SMALL --threads 1 -o "$out/t1.mp4" --quiet && run generate $
     cmp -s "$out/t1.mp4" "$out/t3.mp4"
 ok 'one, two and three threads make the same bytes'
 
-for name in x.mp4 x.gif x.y4m x%02d.png x.safetensors; do
+for name in x.mp4 x.webm x.gif x.webp x.avi x.y4m x%02d.png x%02d.jpg x.safetensors; do
     fresh
     again=$(echo "$name" | sed s/x/y/)
     first=$(printf "$name" 0) second=$(printf "$again" 0)
@@ -202,6 +202,12 @@ for name in x.mp4 x.gif x.y4m x%02d.png x.safetensors; do
     run sheet "$out/$name" -o "$out/sheet.png" --columns 3 && run info "$out/sheet.png" && grep -q 'width: 232' "$work/std"
     ok "$name can be read back into a sheet"
 done
+
+fresh
+mkdir "$out/f" && run generate $TINY $SMALL -o "$out/f/x%d.png" --quiet && run info "$out/f" && grep -q 'frames: 5' "$work/std" &&
+    grep -q 'prompt: cat' "$work/std" && run sheet "$out/f" -o "$out/sheet.png" && run generate --again "$out/f" -o "$out/y%d.png" \
+    --quiet && cmp -s "$out/f/x4.png" "$out/y4.png"
+ok 'a folder of pictures is a clip: info, sheet and --again take it'
 
 fresh
 run generate $TINY $SMALL -o "$out/g.safetensors" --save-latents "$out/l.safetensors" --quiet &&

@@ -267,10 +267,7 @@ static bool takes(const Check *k, const Backend *b, bool backward)
 static void check_all(Check *k)
 {
     const Case *c = &k->p.c;
-    const char *best = c->best                                    ? c->best
-                       : c->op == OP_CONV2D || c->op == OP_LINEAR ? "dnn"
-                                                                  : "loop",
-               *ran = NULL;
+    const char *best = c->best ? c->best : is_product(c->op) ? "dnn" : "loop", *ran = NULL;
     const Backend *const all[] = {&backend_ref, &backend_loop, &backend_dnn};
     for (int i = 0; i < COUNT(all); i++) {
         if (takes(k, all[i], false)) {

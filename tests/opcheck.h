@@ -16,7 +16,7 @@ typedef struct {
     float scale;
     int64_t per; /* rows per row of `row` and of OP_ROWS; frames per statistic */
     int groups;
-    int heads, frames, n_kv;
+    int heads, frames, n_kv; /* frames: of a clip, for convt too */
     bool in_time, causal;
     KvMap map[MAX_KV];
     int64_t L[MAX_KV]; /* keys of each set (space) */
@@ -26,7 +26,7 @@ typedef struct {
     DType type; /* of weights in the file; shift: bytes off alignment; own: float32 in `own` instead */
     int shift;
     bool own;
-    const char *best; /* the backend that must take the forward; NULL: dnn for conv2d and linear, else loop */
+    const char *best; /* the backend that must take the forward; NULL: dnn for products, else loop */
     double loose;     /* factor on the tolerances; 0: 1 */
 } Case;
 
@@ -58,6 +58,12 @@ void problem_free(Problem *);
 void case_text(const Case *, char *out, size_t room);
 int64_t row_count(const Operand *);
 double uniform(void); /* -1..1, the same sequence in every run of the program */
+
+/* Convolutions and linears: x*w with an epilogue. */
+static inline bool is_product(OpCode op)
+{
+    return op == OP_CONV2D || op == OP_CONVT || op == OP_LINEAR;
+}
 
 /* truth.c: the op in float64, written from the formulas of tensor.h alone */
 void truth(const Problem *, double *out);

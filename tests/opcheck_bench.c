@@ -11,7 +11,7 @@ static const double BUDGET = 0.3, REF_FLOPS = 3e8; /* seconds a case; what the r
 
 static double flops_of(const Case *c, const Problem *p)
 {
-    if (c->op == OP_CONV2D || c->op == OP_LINEAR)
+    if (is_product(c->op))
         return 2.0 * (double)row_count(&p->out) * (double)p->in[W0].count;
     double keys = 0;
     for (int i = 0; c->op == OP_ATTN && i < c->n_kv; i++)

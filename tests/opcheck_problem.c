@@ -134,9 +134,11 @@ static bool make_product(Problem *p, int64_t *out, int *nd)
         p->call.a.conv.stride = c->stride;
         memcpy(p->call.a.conv.pad, c->pad, sizeof c->pad);
     }
-    const int64_t w[4] = {c->O, c->x[last], c->kh, c->kw};
-    return parameter(&p->in[W0], c->op == OP_CONV2D ? 4 : 2, w, c, W_CONV, "case.weight") &&
-           make_epilogue(p, out, *nd, c->O);
+    if (c->op == OP_CONVT)
+        p->call.a.frames = c->frames;
+    const int64_t w[5] = {c->O, c->x[last], c->kh, c->kw, 1};
+    const int w_nd = c->op == OP_CONV2D ? 4 : c->op == OP_CONVT ? 5 : 2;
+    return parameter(&p->in[W0], w_nd, w, c, W_CONV, "case.weight") && make_epilogue(p, out, *nd, c->O);
 }
 
 static bool make_attention(Problem *p)
@@ -182,6 +184,7 @@ static bool make_rest(Problem *p, int64_t *out, int *nd)
     const int64_t C = c->x[last], second[4] = {c->x[0], c->x[1], c->x[2], c->x[3]};
     switch (c->op) {
     case OP_CONV2D:
+    case OP_CONVT:
     case OP_LINEAR:
         return make_product(p, out, nd);
     case OP_NORM:
@@ -265,6 +268,9 @@ void case_text(const Case *c, char *out, size_t room)
         snprintf(more, sizeof more, "x[%lld,%lld,%lld,%lld] s%d p%d,%d,%d,%d", (long long)c->O,
                  (long long)c->x[3], (long long)c->kh, (long long)c->kw, c->stride, c->pad[0], c->pad[1],
                  c->pad[2], c->pad[3]);
+    else if (c->op == OP_CONVT)
+        snprintf(more, sizeof more, "x[%lld,%lld,%lld,1,1] frames %d", (long long)c->O, (long long)c->x[3],
+                 (long long)c->kh, c->frames);
     else if (c->op == OP_LINEAR)
         snprintf(more, sizeof more, "x[%lld,%lld]", (long long)c->O, (long long)c->x[dims(c->x) - 1]);
     else if (c->op == OP_NORM)

@@ -3,6 +3,7 @@
 
 #define CONV OP_CONV2D, .kh = 3, .kw = 3, .stride = 1, .pad = {1, 1, 1, 1}
 #define CONV1 OP_CONV2D, .kh = 1, .kw = 1, .stride = 1
+#define CONVT OP_CONVT, .kh = 3, .kw = 1
 
 static const Case cases[] = {
     {CONV, .x = {2, 9, 7, 5}, .O = 7, .bias = true},
@@ -32,6 +33,21 @@ static const Case cases[] = {
     {CONV, .x = {2, 6, 5, 8}, .O = 8, .bias = true, .shift = 1},
     {CONV, .x = {1, 20, 5, 8}, .O = 8, .bias = true, .own = true},
     {CONV1, .x = {2, 6, 5, 8}, .O = 8, .bias = true, .type = F16, .shift = 5},
+
+    {CONVT, .x = {5, 3, 7, 6}, .O = 10, .frames = 5, .bias = true},
+    {CONVT, .x = {6, 2, 3, 24}, .O = 24, .frames = 3, .bias = true},
+    {CONVT, .x = {3, 5, 2, 16}, .O = 16, .frames = 1, .bias = true},
+    {CONVT, .x = {14, 3, 5, 33}, .O = 17, .frames = 7, .bias = true, .gap = 3},
+    {CONVT, .x = {34, 4, 3, 32}, .O = 32, .frames = 17, .bias = true, .gap = 16},
+    {CONVT, .x = {2, 1, 1, 8}, .O = 8, .frames = 2},
+    {CONVT, .x = {70, 1, 2, 8}, .O = 16, .frames = 70, .bias = true},
+    {OP_CONVT, .kh = 1, .kw = 1, .x = {4, 3, 5, 12}, .O = 20, .frames = 2, .bias = true},
+    {OP_CONVT, .kh = 5, .kw = 1, .x = {6, 4, 3, 8}, .O = 8, .frames = 3, .bias = true},
+    {CONVT, .x = {4, 3, 5, 8}, .O = 8, .frames = 2, .bias = true, .act = ACT_SILU, .add = true, .gap = 5},
+    {CONVT, .x = {4, 3, 5, 8}, .O = 8, .frames = 4, .bias = true, .row = true, .per = 15, .scale = 0.5f},
+    {CONVT, .x = {5, 3, 2, 8}, .O = 8, .frames = 5, .bias = true, .type = F16, .shift = 1},
+    {CONVT, .x = {5, 3, 2, 8}, .O = 8, .frames = 5, .bias = true, .type = BF16, .shift = 3},
+    {CONVT, .x = {5, 3, 2, 8}, .O = 8, .frames = 5, .bias = true, .own = true},
 
     {OP_LINEAR, .x = {7, 33}, .O = 17, .bias = true},
     {OP_LINEAR, .x = {1, 1}, .O = 1},
@@ -140,6 +156,8 @@ static const Case timed[] = {
     {CONV, .x = {32, 16, 16, 32}, .O = 4, .bias = true},
     {CONV, .x = {2, 128, 128, 16}, .O = 16, .bias = true},
     {CONV, .x = {2, 128, 128, 16}, .O = 3, .bias = true},
+    {CONVT, .x = {32, 32, 32, 320}, .O = 320, .frames = 16, .bias = true},
+    {CONVT, .x = {32, 4, 4, 1280}, .O = 1280, .frames = 16, .bias = true},
     {OP_LINEAR, .x = {16, 1024, 320}, .O = 320, .bias = true},
     {OP_LINEAR, .x = {16, 1024, 320}, .O = 2560, .bias = true, .act = ACT_GEGLU},
     {OP_LINEAR, .x = {16, 64, 1280}, .O = 1280, .bias = true},

@@ -57,6 +57,25 @@ static void conv(const Problem *p, double *out)
     }
 }
 
+static void conv_over_time(const Problem *p, double *out)
+{
+    const Case *c = &p->c;
+    const int64_t area = c->x[1] * c->x[2], I = c->x[3], O = c->O, F = c->frames;
+    double z[4096];
+    for (int64_t r = 0; r < c->x[0] * area; r++) {
+        const int64_t f = r / area % F;
+        for (int64_t o = 0; o < O; o++) {
+            z[o] = 0;
+            for (int64_t t = 0; t < c->kh; t++) {
+                const int64_t away = t - c->kh / 2;
+                for (int64_t i = 0; f + away >= 0 && f + away < F && i < I; i++)
+                    z[o] += p->in[0].v[(r + away * area) * I + i] * p->in[W0].v[(o * I + i) * c->kh + t];
+            }
+        }
+        epilogue(p, z, O, r, out);
+    }
+}
+
 static void linear(const Problem *p, double *out)
 {
     const int64_t I = p->in[W0].n[1], O = p->in[W0].n[0];
@@ -164,6 +183,9 @@ void truth(const Problem *p, double *out)
     switch (p->c.op) {
     case OP_CONV2D:
         conv(p, out);
+        break;
+    case OP_CONVT:
+        conv_over_time(p, out);
         break;
     case OP_LINEAR:
         linear(p, out);

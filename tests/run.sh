@@ -35,5 +35,7 @@ done
 count opcheck "$build/opcheck"
 count example tests/example.sh "$build"
 count cli tests/cli.sh "$build/gimbal"
+count cli_video tests/cli_video.sh "$build/gimbal"
+count install tests/install.sh "$build"
 echo "$passed passed, $failed failed"
 [ "$failed" = 0 ] && [ "$passed" -gt 0 ]

@@ -2,26 +2,34 @@
  * progress, cancelling anywhere and going on, values that turn non-finite, and every plug-in with every
  * other.
  *
+ * Passes that stop early hand on what they should, and a clip is begun from where its strength says.
  * Two passes of two or three steps at least; sizes are odd and not square. */
 #include "diffusion/diffusion.h"
 #include "tests/check.h"
+
+#include <unistd.h>
 
 static const gimbal_shape shape = {.c = 3, .f = 5, .h = 7, .w = 9};
 enum { N = 3 * 5 * 7 * 9 };
 
 /* A denoiser that can be told to fail at one of its calls. */
 typedef struct {
-    int calls, fail_at; /* fail_at: 1-based, 0 never */
-    int code;           /* what it then returns; 0: a NaN in its prediction */
-    atomic_int *raise;  /* set at fail_at, the call itself succeeds */
+    int calls, fail_at;    /* fail_at: 1-based, 0 never */
+    double t[64], cfg[64]; /* of its calls */
+    int sleep_us;          /* for each branch of a call */
+    int code;              /* what it then returns; 0: a NaN in its prediction */
+    atomic_int *raise;     /* set at fail_at, the call itself succeeds */
 } Toy;
 
 static int toy(void *self, const float *x, gimbal_shape s, double t, double cfg, float *raw,
                gimbal_error *err)
 {
-    (void)cfg;
     Toy *net = self;
+    if (net->calls < COUNT(net->t))
+        net->t[net->calls] = t, net->cfg[net->calls] = cfg;
     const bool now = ++net->calls == net->fail_at;
+    if (net->sleep_us)
+        usleep((useconds_t)(net->sleep_us * branches(cfg)));
     for (size_t i = 0; i < shape_count(s); i++)
         raw[i] = (float)(0.8 * sin(x[i] + 0.001 * t) + 0.1 * x[i]);
     if (!now)
@@ -85,15 +93,16 @@ typedef struct {
     Toy net;
     Watch watch;
     atomic_int cancel;
+    float clip[N];
     Driver driver;
 } Rig;
 
 typedef struct {
     const char *noise, *reinit, *sampler, *rng;
     int steps;
-    double eta;
+    double eta, strength; /* strength: with a clip, rig.clip; 0: none */
 } Setup;
-static const Setup usual = {"white", "freeinit:passes=2", "ddim", "philox", 3, 0.0};
+static const Setup usual = {"white", "freeinit:passes=2", "ddim", "philox", 3, 0.0, 0.0};
 
 static void rig_open(Rig *rig, Setup setup)
 {
@@ -116,7 +125,9 @@ static void rig_open(Rig *rig, Setup setup)
     check_ok(sampler_parse(setup.sampler, &d->sampler, &d->sampler_self, &rig->keep, &err), err);
     d->schedule = &rig->schedule;
     d->noise = (Source){record, &rig->recorder};
-    d->steps = setup.steps, d->eta = setup.eta, d->shape = shape;
+    d->steps = setup.steps, d->eta = setup.eta, d->shape = shape, d->cfg = 6;
+    philox_normal(77, 0, 0, shape, rig->clip);
+    d->clip = setup.strength > 0 ? rig->clip : NULL, d->strength = setup.strength;
     d->net = (Denoise){toy, &rig->net};
     d->cancel = &rig->cancel;
     d->progress = watch, d->user = &rig->watch;
@@ -158,10 +169,10 @@ static void one_pass_is_the_loop_written_out(void **state)
     Grid grid;
     Toy net = {0};
     check_ok(grid_make(&grid, &rig.schedule, 3, &rig.keep, &err), err);
-    check_ok(rig.driver.sampler->begin(rig.driver.sampler_self, &rig.schedule, &grid, 0, &err), err);
+    check_ok(rig.driver.sampler->begin(rig.driver.sampler_self, &rig.schedule, &grid, 0, NULL, &err), err);
     memcpy(x, given, sizeof x);
     for (int k = 0; k < 3; k++) {
-        toy(&net, x, shape, grid.t[k], raw, &err);
+        toy(&net, x, shape, grid.t[k], 6, raw, &err);
         rig.driver.sampler->step(rig.driver.sampler_self, k, N, x, raw, NULL, next, NULL);
         memcpy(x, next, sizeof x);
     }
@@ -273,23 +284,236 @@ static void every_plug_in_runs_with_every_other(void **state)
             for (int k = 0; !gimbal_plugin_at("sampler", k, &sampler); k++)
                 for (int torch = 0; torch < 2; torch++) {
                     const Setup setup = {noise.name, reinit.name, sampler.name, torch ? "torch" : "philox",
-                                         2,          0.5};
+                                         2,          0.5,         0.0};
                     float x[N], y[N];
                     Rig rig;
-                    Pass plan[MAX_PASSES];
+                    PlannedPass plan[MAX_PASSES];
                     gimbal_error err = {0};
                     run_once(setup, x);
                     rig_open(&rig, setup);
-                    rig.driver.progress = NULL; /* x0 is then not computed; the clip must not change */
+                    rig.driver.progress = NULL; /* looking on must not change the clip */
                     check_ok(driver_run(&rig.driver, y, &err), err);
                     check(!memcmp(x, y, sizeof x), "%s, %s, %s", noise.name, reinit.name, sampler.name);
                     check(isfinite(rel_rms(x, y, N)), "%s, %s, %s", noise.name, reinit.name, sampler.name);
                     int calls = 0;
-                    for (int p = 0; p < driver_passes(&rig.driver, plan, MAX_PASSES); p++)
-                        calls += plan[p].steps;
+                    const int passes = driver_plan(&rig.driver, plan, &rig.keep, &err);
+                    for (int p = 0; p < passes; p++)
+                        calls += plan[p].to - plan[p].from;
                     assert_int_equal(rig.net.calls, calls);
                     rig_close(&rig);
                 }
+}
+
+/* ---- passes that stop early, and their guidance ------------------------------------------ */
+
+/* Where the passes of a plan begin and end in their grids. */
+static void steps_of_every_pass_are_known_before_the_run(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *reinit;
+        int steps;
+        double strength;
+        int passes, from[3], to[3];
+    } cases[] = {
+        {"none", 25, 0, 1, {0}, {25}},
+        {"freeinit:early=8", 25, 0, 3, {0, 0, 0}, {8, 8, 25}},
+        {"freeinit:early=8,passes=2", 5, 0, 2, {0, 0}, {5, 5}},
+        {"freeinit:early=2,fast=1,passes=2", 5, 0, 2, {0, 0}, {2, 5}},
+        {"freeinit:early=1,fast=1", 2, 0, 3, {0, 0, 0}, {1, 1, 2}},
+        {"freqprior", 25, 0, 3, {0, 0, 0}, {16, 16, 25}}, /* 961, 921, ..., 361 | 321 */
+        {"freqprior:stop=320", 25, 0, 3, {0, 0, 0}, {17, 17, 25}},
+        {"freqprior:stop=961", 25, 0, 3, {0, 0, 0}, {1, 1, 25}},
+        {"freqprior:stop=999,passes=2", 2, 0, 2, {0, 0}, {1, 2}},
+        {"freqprior:stop=0,passes=2", 7, 0, 2, {0, 0}, {7, 7}},
+        {"none", 25, 0.8, 1, {5}, {25}},
+        {"none", 25, 1, 1, {0}, {25}},
+        {"none", 3, 0.34, 1, {2}, {3}}, /* int(1.02) */
+        {"freeinit", 10, 0.55, 3, {5, 5, 5}, {10, 10, 10}},
+        {"freeinit:early=2", 10, 0.55, 3, {5, 5, 5}, {7, 7, 10}},
+        {"freeinit:fast=1", 10, 0.5, 3, {2, 3, 5}, {3, 6, 10}}, /* of 3, 6 and 10 steps */
+        {"freqprior", 25, 0.5, 3, {13, 13, 13}, {16, 16, 25}},
+        {"freqprior", 25, 0.2, 3, {20, 20, 20}, {21, 21, 25}}, /* begins below the stop: one step */
+        {"redraw", 25, 0, 1, {0}, {25}},
+    };
+    for (int i = 0; i < COUNT(cases); i++) {
+        Rig rig;
+        PlannedPass plan[MAX_PASSES];
+        gimbal_error err = {0};
+        Setup setup = usual;
+        setup.reinit = cases[i].reinit, setup.steps = cases[i].steps, setup.strength = cases[i].strength;
+        rig_open(&rig, setup);
+        const int passes = driver_plan(&rig.driver, plan, &rig.keep, &err);
+        check(passes == cases[i].passes, "%s: %d passes, %.300s", setup.reinit, passes, err.msg);
+        for (int p = 0; p < passes; p++)
+            check(plan[p].from == cases[i].from[p] && plan[p].to == cases[i].to[p],
+                  "%s, %d steps, strength %g, pass %d: steps %d to %d", setup.reinit, setup.steps,
+                  setup.strength, p, plan[p].from, plan[p].to);
+        rig_close(&rig);
+    }
+}
+
+static void an_early_pass_hands_on_its_estimate_of_the_clip(void **state)
+{
+    (void)state;
+    Rig rig;
+    gimbal_error err = {0};
+    Setup setup = usual;
+    setup.reinit = "freeinit:passes=2,early=2,early-cfg=1";
+    rig_open(&rig, setup);
+    float tensors[2 * N], x0[N], latents[N], low[N], start[N], want[N], mask[5 * 7 * 9];
+    philox_normal(2, 0, 0, shape, tensors);
+    philox_normal(2, 1, 0, shape, tensors + N);
+    rig.driver.given = tensors, rig.driver.fresh = tensors + N, rig.driver.n_fresh = 1;
+    rig.watch.stop_at = 3; /* after the first pass */
+    check_fails(driver_run(&rig.driver, latents, &err), GIMBAL_ECANCEL, err, "after 2 of 5 network calls");
+    memcpy(x0, rig.watch.pass_result, sizeof x0);
+    check_ok(driver_run(&rig.driver, latents, &err), err);
+    static const double t[] = {667, 334, 667, 334, 1}, cfg[] = {1, 1, 6, 6, 6};
+    assert_int_equal(rig.net.calls, 5);
+    assert_memory_equal(rig.net.t, t, sizeof t);
+    assert_memory_equal(rig.net.cfg, cfg, sizeof cfg);
+
+    /* the estimate, written out: two steps, and what the network takes the clip to be at the second */
+    Grid grid;
+    Toy net = {0};
+    float x[N], raw[N], eps[N];
+    check_ok(grid_make(&grid, &rig.schedule, 3, &rig.keep, &err), err);
+    check_ok(rig.driver.sampler->begin(rig.driver.sampler_self, &rig.schedule, &grid, 0, NULL, &err), err);
+    memcpy(x, tensors, sizeof x);
+    toy(&net, x, shape, 667, 1, raw, &err);
+    rig.driver.sampler->step(rig.driver.sampler_self, 0, N, x, raw, NULL, low, NULL);
+    toy(&net, low, shape, 334, 1, raw, &err);
+    predict_x0_eps(&rig.schedule, 334, N, low, raw, want, eps);
+    check(rel_rms(x0, want, N) < 1e-6, "%g off the estimate", rel_rms(x0, want, N));
+
+    for (int i = 0; i < N; i++)
+        low[i] =
+            (float)(schedule_a(&rig.schedule, 667) * x0[i] + schedule_s(&rig.schedule, 667) * tensors[i]);
+    check_ok(gimbal_mask(setup.reinit, shape, mask, &err), err);
+    check_ok(gimbal_mix(low, tensors + N, mask, 1, shape, start, &err), err);
+    Setup plain = usual;
+    Rig again;
+    plain.reinit = "none";
+    rig_open(&again, plain);
+    again.driver.given = start;
+    check_ok(driver_run(&again.driver, want, &err), err);
+    check(rel_rms(latents, want, N) < 1e-6, "%g off", rel_rms(latents, want, N));
+    rig_close(&again);
+    rig_close(&rig);
+}
+
+static void the_time_left_counts_branches(void **state)
+{
+    (void)state;
+    Rig rig;
+    gimbal_error err = {0};
+    float latents[N];
+    Setup setup = usual;
+    setup.reinit = "freeinit:passes=2,early=2,early-cfg=1";
+    rig_open(&rig, setup);
+    rig.net.sleep_us = 2000;
+    check_ok(driver_run(&rig.driver, latents, &err), err);
+    /* after two calls of one branch, each at least 2 ms: three of two branches are left */
+    check(rig.watch.seen[1].eta >= 0.012, "%g s left", rig.watch.seen[1].eta);
+    check(rig.watch.seen[0].eta >= 0.014, "%g s left", rig.watch.seen[0].eta);
+    check(rig.watch.seen[rig.watch.calls - 1].eta == 0, "at the end");
+    rig_close(&rig);
+}
+
+/* ---- a clip to begin from ---------------------------------------------------------------- */
+
+static void a_clip_is_noised_to_the_first_sampled_timestep_and_sampled_from_there(void **state)
+{
+    (void)state;
+    static const struct {
+        double strength;
+        int calls;
+    } cases[] = {{0.7, 2}, {1, 3}};
+    for (int i = 0; i < COUNT(cases); i++) {
+        Rig rig;
+        Grid grid;
+        gimbal_error err = {0};
+        Setup setup = usual;
+        setup.reinit = "none", setup.strength = cases[i].strength;
+        rig_open(&rig, setup);
+        float given[N], latents[N], x[N], raw[N], next[N];
+        philox_normal(1, 0, 0, shape, given);
+        rig.driver.given = given;
+        check_ok(driver_run(&rig.driver, latents, &err), err);
+        assert_int_equal(rig.net.calls, cases[i].calls);
+        assert_int_equal(rig.watch.seen[0].step, 1);
+        assert_int_equal(rig.watch.seen[0].steps, cases[i].calls);
+
+        Toy net = {0};
+        check_ok(grid_make(&grid, &rig.schedule, 3, &rig.keep, &err), err);
+        check_ok(rig.driver.sampler->begin(rig.driver.sampler_self, &rig.schedule, &grid, 0, NULL, &err),
+                 err);
+        const int from = 3 - cases[i].calls;
+        for (int j = 0; j < N; j++)
+            x[j] = (float)schedule_a(&rig.schedule, grid.t[from]) * rig.clip[j] +
+                   (float)schedule_s(&rig.schedule, grid.t[from]) * given[j];
+        for (int k = from; k < 3; k++) {
+            toy(&net, x, shape, grid.t[k], 6, raw, &err);
+            rig.driver.sampler->step(rig.driver.sampler_self, k, N, x, raw, NULL, next, NULL);
+            memcpy(x, next, sizeof x);
+        }
+        assert_memory_equal(x, latents, sizeof x);
+        rig_close(&rig);
+    }
+}
+
+static void every_pass_from_a_clip_starts_at_the_same_timestep(void **state)
+{
+    (void)state;
+    static const char *const specs[] = {"freeinit:passes=3", "freqprior:passes=3,stop=1", "redraw"};
+    for (int i = 0; i < COUNT(specs); i++) {
+        Rig rig;
+        gimbal_error err = {0};
+        float latents[N], other[N];
+        Setup setup = usual;
+        setup.reinit = specs[i], setup.steps = 10, setup.strength = 0.8;
+        rig_open(&rig, setup);
+        for (int k = 0; k < N; k++)
+            rig.clip[k] += 3; /* a brightness: the low band of so small a clip is little more */
+        check_ok(driver_run(&rig.driver, latents, &err), err);
+        for (int k = 0; k < rig.watch.calls; k++)
+            if (rig.watch.seen[k].step == 1 && !strcmp(rig.watch.seen[k].stage, "sample"))
+                check_near(rig.net.t[rig.watch.seen[k].calls - 1], 701, 0, "%s, pass %d", specs[i],
+                           rig.watch.seen[k].pass);
+        rig_close(&rig);
+        rig_open(&rig, setup);
+        memset(rig.clip, 0, sizeof rig.clip);
+        check_ok(driver_run(&rig.driver, other, &err), err);
+        check(rel_rms(other, latents, N) > 1e-2, "%s does not see the clip", specs[i]);
+        rig_close(&rig);
+    }
+}
+
+static void a_clip_that_cannot_be_begun_from_is_refused(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *reinit;
+        double strength;
+        const char *says;
+    } cases[] = {{"freeinit:compat=1", 0.8, "first sampled"},
+                 {"none", 0.3, "less than one step"},
+                 {"none", 1.01, "at most 1"},
+                 {"none", -1, "more than 0"},
+                 {"none", NAN, "more than 0"}};
+    for (int i = 0; i < COUNT(cases); i++) {
+        Rig rig;
+        gimbal_error err = {0};
+        float latents[N];
+        Setup setup = usual;
+        setup.reinit = cases[i].reinit;
+        rig_open(&rig, setup);
+        rig.driver.clip = rig.clip, rig.driver.strength = cases[i].strength;
+        check_fails(driver_run(&rig.driver, latents, &err), GIMBAL_EUSAGE, err, cases[i].says);
+        assert_int_equal(rig.net.calls + rig.recorder.calls, 0);
+        rig_close(&rig);
+    }
 }
 
 /* ---- progress ---------------------------------------------------------------------------- */
@@ -335,8 +559,8 @@ static void progress_counts_steps_passes_and_calls(void **state)
 enum { BY_CALLBACK, BY_NETWORK, BY_FLAG, WAYS };
 
 /* Stops the run at the k-th callback, inside the k-th network call, or with the flag raised during that
- * call; then goes on. Returns whether there was a k-th. */
-static bool interrupted(Setup setup, int way, int k, float *latents)
+ * call; then goes on. Returns whether there was a k-th. calls, draws: of an undisturbed run. */
+static bool interrupted(Setup setup, int way, int k, int calls, int draws, float *latents)
 {
     Rig rig;
     gimbal_error err = {0};
@@ -350,14 +574,14 @@ static bool interrupted(Setup setup, int way, int k, float *latents)
         atomic_store(&rig.cancel, 0);
         memset(latents, 0xff, sizeof *latents * N);
         memset(&err, 0, sizeof err);
-        const int calls = rig.net.calls;
+        const int before = rig.net.calls;
         check_ok(driver_run(&rig.driver, latents, &err), err);
-        check(rig.net.calls <= 6 + (way == BY_NETWORK), "%d network calls, %d before the stop", rig.net.calls,
-              calls);
+        check(rig.net.calls <= calls + (way == BY_NETWORK), "%d network calls, %d before the stop",
+              rig.net.calls, before);
     }
     const gimbal_progress *final = &rig.watch.seen[rig.watch.calls - 1];
-    assert_int_equal(final->calls, 6);
-    assert_int_equal(rig.recorder.calls, 8); /* initial, fresh, and six steps' */
+    assert_int_equal(final->calls, calls);
+    assert_int_equal(rig.recorder.calls, draws);
     rig_close(&rig);
     return code != 0;
 }
@@ -365,19 +589,31 @@ static bool interrupted(Setup setup, int way, int k, float *latents)
 static void a_run_stopped_anywhere_goes_on_to_the_same_bytes(void **state)
 {
     (void)state;
-    static const int stops[WAYS] = {8, 6, 6}; /* the flag raised in the last call stops after it */
-    for (int torch = 0; torch < 2; torch++) {
+    static const struct {
+        const char *reinit;
+        double strength;
+        int passes, calls, draws; /* draws: initial, fresh, and every step's */
+    } cases[] = {{"freeinit:passes=2", 0, 2, 6, 8},
+                 {"freeinit:passes=2,early=1,early-cfg=1", 0, 2, 4, 6},
+                 {"freqprior:passes=3", 0, 3, 7, 12}, /* 667, 334 and not 1; two fresh clips each */
+                 {"redraw:passes=2", 0.7, 1, 2, 4}};
+    for (int c = 0; c < 2 * COUNT(cases); c++) {
+        const int i = c / 2, calls = cases[i].calls;
         Setup setup = usual;
-        setup.rng = torch ? "torch" : "philox", setup.eta = 0.7;
+        setup.reinit = cases[i].reinit, setup.strength = cases[i].strength;
+        setup.rng = c % 2 ? "torch" : "philox", setup.eta = 0.7;
         float whole[N], latents[N];
         run_once(setup, whole);
         for (int way = 0; way < WAYS; way++) {
             int k = 1;
-            while (interrupted(setup, way, k, latents)) {
-                check(!memcmp(latents, whole, sizeof whole), "%s, way %d, stop %d", setup.rng, way, k);
+            while (interrupted(setup, way, k, calls, cases[i].draws, latents)) {
+                check(!memcmp(latents, whole, sizeof whole), "%s, %s, way %d, stop %d", setup.reinit,
+                      setup.rng, way, k);
                 k++;
             }
-            check(k - 1 == (way == BY_FLAG ? 5 : stops[way]), "%s, way %d: %d stops", setup.rng, way, k - 1);
+            /* the flag raised in the last call of all stops nothing */
+            const int stops = way == BY_CALLBACK ? calls + cases[i].passes : calls - (way == BY_FLAG);
+            check(k - 1 == stops, "%s, %s, way %d: %d stops", setup.reinit, setup.rng, way, k - 1);
         }
     }
 }
@@ -480,6 +716,9 @@ static void errors_from_below_arrive_with_their_code(void **state)
 TESTS(one_pass_is_the_loop_written_out, draws_come_in_the_order_of_the_reference,
       given_tensors_take_the_place_of_draws_and_leave_the_generator_alone,
       later_passes_start_from_the_first_noise_and_the_last_result, every_plug_in_runs_with_every_other,
+      steps_of_every_pass_are_known_before_the_run, an_early_pass_hands_on_its_estimate_of_the_clip,
+      the_time_left_counts_branches, a_clip_is_noised_to_the_first_sampled_timestep_and_sampled_from_there,
+      every_pass_from_a_clip_starts_at_the_same_timestep, a_clip_that_cannot_be_begun_from_is_refused,
       progress_counts_steps_passes_and_calls, a_run_stopped_anywhere_goes_on_to_the_same_bytes,
       a_raised_flag_stops_before_any_work, values_that_turn_non_finite_stop_the_run_with_their_place,
       impossible_runs_are_refused_before_the_first_call, errors_from_below_arrive_with_their_code)

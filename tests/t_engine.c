@@ -212,6 +212,67 @@ static void a_pndm_folder_is_sampled_with_ddim_and_says_so(void **state)
     gimbal_close(e);
 }
 
+/* As diffusers 0.33 saves them: every key, and -Infinity, which is no JSON. */
+static void a_folder_s_scheduler_class_names_the_default_sampler(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *json, *sampler, *spacing;
+    } schedulers[] = {
+        {"{\"_class_name\": \"DPMSolverMultistepScheduler\", \"algorithm_type\": \"dpmsolver++\", "
+         "\"solver_order\": 2,\n"
+         "\"beta_schedule\": \"linear\", \"final_sigmas_type\": \"zero\", \"lambda_min_clipped\": "
+         "-Infinity,\n"
+         "\"lower_order_final\": true, \"solver_type\": \"midpoint\", \"variance_type\": null}",
+         "dpmpp2m", "linspace"},
+        {"{\"_class_name\": \"EulerDiscreteScheduler\", \"beta_schedule\": \"linear\", \"sigma_max\": null,\n"
+         "\"timestep_spacing\": \"trailing\"}",
+         "euler", "trailing"},
+    };
+    for (int i = 0; i < COUNT(schedulers); i++) {
+        write_text("model/scheduler/scheduler_config.json", schedulers[i].json);
+        gimbal_engine *e = opened(in_scratch("model"), NULL);
+        gimbal_settings s;
+        char *described;
+        gimbal_defaults(&s, e);
+        assert_string_equal(s.sampler, schedulers[i].sampler);
+        assert_string_equal(s.spacing, schedulers[i].spacing);
+        assert_null(gimbal_note(e, 0));
+        check_ok(gimbal_describe(in_scratch("model"), &described, &err), err);
+        check(strstr(described, "Scheduler"), "%s", described);
+        free(described);
+
+        /* unnamed, it is what a recipe writes down, and what runs */
+        s.prompt = "a cat", s.frames = 2, s.width = s.height = 16, s.steps = 3, s.sampler = NULL;
+        char *recipe = gimbal_recipe_json(e, &s), want[40];
+        snprintf(want, sizeof want, "\"sampler\":\"%s\"", schedulers[i].sampler);
+        check(strstr(recipe, want), "%s in %s", want, recipe);
+        free(recipe);
+        float own[4 * 2 * 2 * 2], named[4 * 2 * 2 * 2], ddim[4 * 2 * 2 * 2];
+        const char *const samplers[] = {NULL, schedulers[i].sampler, "ddim"};
+        float *const out[] = {own, named, ddim};
+        for (int k = 0; k < 3; k++) {
+            gimbal_session *run;
+            s.sampler = samplers[k];
+            check_ok(gimbal_begin(&run, e, &s, &err), err);
+            check_ok(gimbal_sample(run, out[k], &err), err);
+            gimbal_end(run);
+        }
+        check(!memcmp(own, named, sizeof own) && memcmp(own, ddim, sizeof own), "%s runs",
+              schedulers[i].sampler);
+
+        gimbal_session *run;
+        s.sampler = NULL, s.eta = 0.5;
+        check_fails(gimbal_begin(&run, e, &s, &err), GIMBAL_EUSAGE, err, "is deterministic");
+        s.eta = 0, s.reinit = "freeinit:compat=1";
+        check_fails(gimbal_begin(&run, e, &s, &err), GIMBAL_EUSAGE, err, "sound with ddim");
+        gimbal_close(e);
+    }
+    write_text("model/scheduler/scheduler_config.json",
+               "{\"_class_name\": \"DDIMScheduler\", \"beta_start\": NaN}");
+    refused(in_scratch("model"), NULL, GIMBAL_EFORMAT, "\"beta_start\" is null, expected a number");
+}
+
 /* ---- settings ---------------------------------------------------------------------------- */
 
 /* gimbal_begin with one option set from text, or refused by gimbal_set already. */
@@ -621,6 +682,7 @@ int main(void)
         WITH_MODEL(damaged_files_are_refused_by_name),
         WITH_MODEL(parts_of_different_models_are_told_apart_with_both_numbers),
         WITH_MODEL(a_pndm_folder_is_sampled_with_ddim_and_says_so),
+        WITH_MODEL(a_folder_s_scheduler_class_names_the_default_sampler),
         cmocka_unit_test(wrong_settings_are_refused_with_what_was_found_and_expected),
         cmocka_unit_test(settings_filled_by_hand_are_checked_like_typed_ones),
         cmocka_unit_test(a_run_that_cannot_fit_in_memory_is_refused_before_it_starts),

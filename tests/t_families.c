@@ -258,10 +258,10 @@ static void unknown_families_say_what_is_known_and_adapters_may_be_missing(void 
     gimbal_error err = {0};
     UnetShape shape;
     RunDefaults run;
-    const Change other = {"_class_name", "\"UNet3DConditionModel\"", NULL},
+    const Change other = {"_class_name", "\"UNetSpatioTemporalConditionModel\"", NULL},
                  gone = {"_class_name", NULL, NULL};
     check_fails(shape_of(unet_base, motion_base, &other, NULL, &shape, &run, &err), GIMBAL_EMODEL, err,
-                "animatediff");
+                "UNet2DConditionModel (animatediff), UNet3DConditionModel (modelscope)");
     check_fails(shape_of(unet_base, motion_base, &gone, NULL, &shape, &run, &err), GIMBAL_EMODEL, err,
                 "absent");
 

@@ -64,7 +64,15 @@ static float *start(Rig *rig, int pass, gimbal_shape s, const float *eps0, const
 {
     gimbal_error err = {0};
     float *x = malloc(sizeof(float) * shape_count(s));
-    const ReinitIn in = {&rig->schedule, &rig->grid, pass, s, eps0, x0, x0, -1, {draw_given, fresh}};
+    const ReinitIn in = {.schedule = &rig->schedule,
+                         .t = rig->grid.t[0],
+                         .pass = pass,
+                         .shape = s,
+                         .eps0 = eps0,
+                         .x0 = x0,
+                         .x = x0,
+                         .x_t = -1,
+                         .noise = {draw_given, fresh}};
     check_ok(rig->reinit->start(rig->self, &in, x, &err), err);
     return x;
 }
@@ -99,6 +107,31 @@ static void passes_make_the_steps_that_diffusers_makes(void **state)
     check_plan("freeinit:fast=1,passes=7", 25, (const int[]){3, 7, 10, 14, 17, 21, 25}, 7);
 }
 
+/* early and early-cfg are of every pass but the last. */
+static void early_passes_are_short_and_guided_as_asked(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *spec;
+        int run[3];
+        double cfg[3];
+    } cases[] = {{"freeinit", {0, 0, 0}, {0, 0, 0}},
+                 {"freeinit:early=8", {8, 8, 0}, {0, 0, 0}},
+                 {"freeinit:early=8,early-cfg=1", {8, 8, 0}, {1, 1, 0}},
+                 {"freeinit:early-cfg=2.5,fast=1", {0, 0, 0}, {2.5, 2.5, 0}},
+                 {"freeinit:early=8,fast=1", {6, 8, 0}, {0, 0, 0}}};
+    for (int i = 0; i < COUNT(cases); i++) {
+        Rig rig;
+        Pass plan[MAX_PASSES];
+        rig_open(&rig, cases[i].spec, 20);
+        assert_int_equal(rig.reinit->plan(rig.self, 20, plan, MAX_PASSES), 3);
+        for (int p = 0; p < 3; p++)
+            check(plan[p].run == cases[i].run[p] && plan[p].cfg == cases[i].cfg[p],
+                  "%s, pass %d: %d steps, guidance %g", cases[i].spec, p, plan[p].run, plan[p].cfg);
+        arena_free(&rig.keep);
+    }
+}
+
 static void wrong_specs_are_refused(void **state)
 {
     (void)state;
@@ -114,6 +147,10 @@ static void wrong_specs_are_refused(void **state)
         {"freeinit:dt=nan", "dt"},
         {"freeinit:order=0", "1 to 64"},
         {"freeinit:compat=maybe", "compat"},
+        {"freeinit:early=-1", "0 to 10000"},
+        {"freeinit:early=some", "early"},
+        {"freeinit:early-cfg=-1", "early-cfg"},
+        {"freeinit:early_cfg=1", "did you mean 'early-cfg'"},
         {"freeinit:passes=2,passes=3", "passes"},
         {"freinit", "freeinit"},
         {"frameinit", "known: none, freeinit"},
@@ -227,11 +264,13 @@ static void compat_is_refused_with_samplers_that_it_breaks(void **state)
     (void)state;
     Rig rig;
     rig_open(&rig, "freeinit:compat=1", 2);
-    assert_null(rig.reinit->refuses(rig.self, "ddim"));
-    assert_non_null(strstr(rig.reinit->refuses(rig.self, "euler"), "ddim only"));
+    assert_null(rig.reinit->refuses(rig.self, "ddim", false));
+    assert_non_null(strstr(rig.reinit->refuses(rig.self, "euler", false), "ddim only"));
+    assert_non_null(strstr(rig.reinit->refuses(rig.self, "ddim", true), "strength again"));
     arena_free(&rig.keep);
     rig_open(&rig, "freeinit", 2);
-    assert_null(rig.reinit->refuses(rig.self, "euler"));
+    assert_null(rig.reinit->refuses(rig.self, "euler", false));
+    assert_null(rig.reinit->refuses(rig.self, "ddim", true));
     arena_free(&rig.keep);
 }
 
@@ -427,8 +466,8 @@ static void a_mask_or_mix_that_cannot_be_is_refused(void **state)
     check_fails(gimbal_mix(x, x, x, 0, (gimbal_shape){0, 1, 2, 2}, x, &err), GIMBAL_EUSAGE, err, ">= 1");
 }
 
-TESTS(passes_make_the_steps_that_diffusers_makes, wrong_specs_are_refused,
-      compat_masks_and_mixes_are_those_of_diffusers,
+TESTS(passes_make_the_steps_that_diffusers_makes, early_passes_are_short_and_guided_as_asked,
+      wrong_specs_are_refused, compat_masks_and_mixes_are_those_of_diffusers,
       a_pass_starts_from_the_last_clip_noised_with_the_first_noise,
       compat_is_refused_with_samplers_that_it_breaks, the_clips_mean_passes_whole_at_every_size_to_33,
       mixing_keeps_noise_at_variance_1_over_64_draws, nothing_imaginary_is_discarded,

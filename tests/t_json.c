@@ -46,6 +46,61 @@ static void bad_files_are_refused_with_place_and_reason(void **state)
     check_fails(json_read(&json, in_folder("none.json"), &err), GIMBAL_EIO, err, "none.json");
 }
 
+static void python_s_words_count_as_null_only_where_asked_for(void **state)
+{
+    (void)state;
+    static const char *const fine[] = {"{\"a\":-Infinity}", "{\"a\": NaN, \"b\":[Infinity,-Infinity , NaN]}",
+                                       "{\"a\":\nNaN\n,\"s\":\"NaN, -Infinity \\\" : NaN ,\"}"};
+    static const char *const wrong[] = {"{\"a\":--Infinity}",
+                                        "{\"a\":+Infinity}",
+                                        "{\"a\":-NaN}",
+                                        "{\"a\":NaNs}",
+                                        "{\"a\":Inf}",
+                                        "{\"a\":nullNaN}",
+                                        "{\"a\":infinity}",
+                                        "{NaN:1}",
+                                        "{\"a\":1 NaN}",
+                                        "{\"a\":- Infinity}",
+                                        "NaN",
+                                        "{\"a\":\"x\"NaN}",
+                                        "{\"a\":NaN\"x\"}",
+                                        "{\"a\":NaN",
+                                        "{\"a\":-Infinity,}",
+                                        "{\"a\":[NaN NaN]}",
+                                        "{\"a\":\"\\\"NaN}"};
+    gimbal_error err = {0};
+    json_t *json;
+    for (int i = 0; i < COUNT(fine); i++) {
+        const char *path = put_text("python.json", fine[i]);
+        check_fails(json_read(&json, path, &err), GIMBAL_EFORMAT, err, "not valid JSON");
+        check_ok(json_read_python(&json, path, &err), err);
+        assert_true(json_is_null(json_object_get(json, "a")));
+        const json_t *list = json_object_get(json, "b"), *text = json_object_get(json, "s");
+        for (size_t k = 0; k < json_array_size(list); k++)
+            assert_true(json_is_null(json_array_get(list, k)));
+        if (text)
+            assert_string_equal(json_string_value(text), "NaN, -Infinity \" : NaN ,");
+        json_decref(json);
+    }
+    for (int i = 0; i < COUNT(wrong); i++) {
+        const char *path = put_text("python.json", wrong[i]);
+        if (!json_read_python(&json, path, &err))
+            fail_msg("%s was read", wrong[i]);
+        assert_int_equal(err.code, GIMBAL_EFORMAT);
+        assert_null(json);
+        err.code = 0;
+    }
+    /* every byte of a file of nothing else; the copy that is parsed is longer than the file */
+    char many[4 * 5000 + 16] = "{\"a\":[NaN";
+    for (int i = 1; i < 5000; i++)
+        strcpy(many + 9 + 4 * (i - 1), ",NaN");
+    strcat(many, "]}");
+    check_ok(json_read_python(&json, put_text("python.json", many), &err), err);
+    assert_int_equal(json_array_size(json_object_get(json, "a")), 5000);
+    json_decref(json);
+    check_fails(json_read_python(&json, folder, &err), GIMBAL_EFORMAT, err, "a folder");
+}
+
 static void bombs_are_refused_before_they_are_parsed(void **state)
 {
     (void)state;
@@ -169,6 +224,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         IN_FOLDER(bad_files_are_refused_with_place_and_reason),
+        IN_FOLDER(python_s_words_count_as_null_only_where_asked_for),
         cmocka_unit_test(bombs_are_refused_before_they_are_parsed),
         cmocka_unit_test(keys_have_types_defaults_and_ranges),
         cmocka_unit_test(values_without_implementation_are_refused_by_name),

@@ -6,13 +6,7 @@
  * levels, everything that may be a list is one, linear projections, no mid module, 5 frames of 9x13 single  1
  * level, no position tables in the file, fractional timestep, frames of 1x7 deep    4 levels, bf16, one frame
  * of 5x3, which halves to 1x1 PyTorch has [N,C,h,w], we have [N,h,w,C]. */
-#include "model/model.h"
-#include "tensor/backend.h"
-#include "tests/check.h"
-
-/* Measured 3.4e-6 at most; the smallest slip tried, an epsilon of 1e-6 for 1e-5 in the last norm,
- * costs 1.4e-4. */
-static const double tolerance = 1e-5;
+#include "tests/network.h"
 
 /* ---- a model folder ---------------------------------------------------------------------- */
 
@@ -80,103 +74,6 @@ static void close_model(Model *m)
     free(m);
 }
 
-/* ---- comparing --------------------------------------------------------------------------- */
-
-/* Goldens of one network: the tensor of module M is PREFIX.M in `file`. */
-typedef struct {
-    const SafeTensors *file;
-    const char *prefix;
-    int frames, compared;
-} Goldens;
-
-/* Our rows x channels in PyTorch's order: [N,C,h,w], or the prediction's [B,C,F,h,w]. Caller frees. */
-static float *as_pytorch(const Tensor *t, int frames)
-{
-    const int64_t C = tensor_channels(t), rows = tensor_rows(t);
-    const int64_t plane = t->nd == 4 ? t->n[1] * t->n[2] : 1;
-    float *out = malloc(sizeof(float) * (size_t)(rows * C));
-    for (int64_t r = 0; r < rows; r++)
-        for (int64_t c = 0; c < C; c++) {
-            const int64_t n = r / plane, b = n / frames, f = n % frames;
-            const float x = ((const float *)t->d)[r * t->ld + c];
-            out[((b * C + c) * frames + f) * plane + r % plane] = x;
-        }
-    return out;
-}
-
-/* A tap: fails at the first module that differs. */
-static void compare(void *user, const char *module, const Tensor *t)
-{
-    Goldens *g = user;
-    char key[200];
-    const bool silu = !strcmp(module, "time_embedding.silu"); /* PyTorch's module ends before the SiLU */
-    snprintf(key, sizeof key, "%s%s%s", g->prefix, *module ? "." : "", silu ? "time_embedding" : module);
-    const StEntry *want = st_find(g->file, key);
-    if (!want && !strcmp(module, "unet"))
-        want = st_find(g->file, g->prefix);
-    if (!want)
-        return;
-    const int64_t count = tensor_count(t);
-    check(want->bytes == 4 * (size_t)count, "%s: %lld elements, golden %zu", key, (long long)count,
-          want->bytes / 4);
-    float *got = as_pytorch(t, !strcmp(module, "unet") ? g->frames : 1), *x = malloc(want->bytes);
-    memcpy(x, want->data, want->bytes);
-    for (int64_t i = 0; silu && i < count; i++)
-        x[i] /= 1 + expf(-x[i]);
-    check_near(rel_rms(got, x, (size_t)count), 0, tolerance, "relative rms of %s", key);
-    free(got), free(x);
-    g->compared++;
-}
-
-/* Runs a graph eagerly with every module compared, then planned: the plan must give the same bytes. */
-static void run(Graph graph, void *self, Tensor *const in[], int n_in, Goldens *g, int expected)
-{
-    gimbal_error err = {0};
-    Cx cx = {0};
-    cx_init(&cx, cpu_chain(), 2, &err);
-    Tensor *mine[4] = {NULL};
-    memcpy(mine, in, sizeof *in * (size_t)n_in);
-    cx.tap = compare, cx.tap_user = g;
-    Tensor *y = graph(&cx, self, mine);
-    check(y != NULL, "eager run: %.400s", err.msg);
-    check(g->compared == expected, "%d modules compared, expected %d", g->compared, expected);
-    const size_t bytes = sizeof(float) * (size_t)tensor_count(y);
-    float *kept = malloc(bytes);
-    memcpy(kept, y->d, bytes);
-    cx_reset(&cx);
-
-    cx.tap = NULL;
-    Plan *plan = plan_make(&cx, graph, self, mine);
-    check(plan != NULL, "plan: %.400s", err.msg);
-    cx.work_bytes = plan_bytes(plan);
-    cx.work = alloc_array(cx.work_bytes, 1);
-    y = plan_run(&cx, plan, graph, self, mine);
-    check(y != NULL, "planned run: %.400s", err.msg);
-    check(!memcmp(kept, y->d, bytes), "the planned run equals the eager one");
-    plan_free(plan), free(cx.work), free(kept);
-    cx_free(&cx);
-}
-
-static Tensor input(DType type, int nd, const int64_t *n, const void *data)
-{
-    Tensor t = {.d = (void *)data, .nd = nd, .id = -1, .type = type, .ld = n[nd - 1]};
-    memcpy(t.n, n, sizeof *n * (size_t)nd);
-    return t;
-}
-
-/* [B,C,F,h,w] -> [B*F,h,w,C]; B = copies of the one clip when `copies`. Caller frees. */
-static float *channels_last(const float *x, int B, int C, int F, int plane, bool copies)
-{
-    float *out = malloc(sizeof(float) * (size_t)B * C * F * plane);
-    for (int b = 0; b < B; b++)
-        for (int c = 0; c < C; c++)
-            for (int f = 0; f < F; f++)
-                for (int i = 0; i < plane; i++)
-                    out[((b * F + f) * plane + i) * C + c] =
-                        x[(((copies ? 0 : b) * C + c) * F + f) * plane + i];
-    return out;
-}
-
 /* ---- the golden runs' network ------------------------------------------------------------ */
 
 #define RUN "tests/golden/runs/ad_plain"
@@ -204,7 +101,7 @@ static void the_golden_text_encoder_agrees_module_by_module(void **state)
         cx_init(&cx, cpu_chain(), 1, &err);
         Tensor *args[] = {&in}, *y = clip_forward(&cx, m->clip, args);
         check(y != NULL, "%.400s", err.msg);
-        check_near(rel_rms(y->d, st_find(file, context_of[k])->data, 77 * 32), 0, tolerance, "%s",
+        check_near(rel_rms(y->d, st_find(file, context_of[k])->data, 77 * 32), 0, module_tolerance, "%s",
                    context_of[k]);
         cx_free(&cx);
         Goldens g = {.file = file, .prefix = "act.text_encoder", .frames = 1};
@@ -268,31 +165,6 @@ static void the_golden_vae_agrees_module_by_module_and_in_its_frames(void **stat
 
 /* ---- unusual networks -------------------------------------------------------------------- */
 
-/* Modules that the recording holds for one network. */
-static int recorded(const SafeTensors *file, const char *prefix)
-{
-    int n = 0;
-    for (int i = 0; i < st_count(file); i++)
-        n += !strncmp(st_entry(file, i)->name, prefix, strlen(prefix));
-    return n;
-}
-
-static void check_unet(Model *m, const SafeTensors *file)
-{
-    const StEntry *x = st_find(file, "x"), *t = st_find(file, "t"), *context = st_find(file, "context");
-    const int base = unet_shape(m->unet)->width[0], B = (int)x->n[0], C = (int)x->n[1], F = (int)x->n[2];
-    float *rows = channels_last(x->data, B, C, F, (int)(x->n[3] * x->n[4]), false);
-    float *time = malloc(sizeof(float) * (size_t)(B * base));
-    for (int b = 0; b < B; b++)
-        timestep_features(((const float *)t->data)[b], base, &time[b * base]);
-    Tensor in[] = {input(F32, 4, (int64_t[]){B * F, x->n[3], x->n[4], C}, rows),
-                   input(F32, 2, (int64_t[]){B, base}, time), input(F32, 3, context->n, context->data)};
-    Goldens g = {.file = file, .prefix = "act.unet", .frames = F};
-    UnetCall call = {.unet = m->unet, .frames = F, .norm_clip = true};
-    run(unet_forward, &call, (Tensor *[]){&in[0], &in[1], &in[2]}, 3, &g, recorded(file, "act.unet."));
-    free(rows), free(time);
-}
-
 static void check_others(Model *m, const SafeTensors *file)
 {
     const StEntry *ids = st_find(file, "ids"), *z = st_find(file, "z");
@@ -316,7 +188,7 @@ static void check_shapes(const char *name)
     snprintf(path, sizeof path, "%s/acts.safetensors", folder);
     check_ok(st_open(&file, path, &err), err);
     Model *m = open_model(folder, "/text", "/motion");
-    check_unet(m, file);
+    check_unet(m->unet, file);
     check_others(m, file);
     st_close(file), close_model(m);
 }
@@ -345,6 +217,83 @@ static void the_bundled_model_binds_whole(void **state)
     Model *m = open_model("models/toyworld", "/text_encoder", "/motion_adapter");
     check(unet_shape(m->unet)->levels == 3 && vae_factor(m->vae) == 8, "its numbers");
     close_model(m);
+}
+
+/* ---- the encoder ------------------------------------------------------------------------- */
+
+typedef struct {
+    Arena keep;
+    WeightSet *set;
+    json_t *config;
+    Vae *vae;
+} VaeModel;
+
+static void open_vae(VaeModel *m, const char *folder)
+{
+    gimbal_error err = {0};
+    char where[PATH_ROOM];
+    memset(m, 0, sizeof *m);
+    snprintf(where, sizeof where, "%.1000s/config.json", folder);
+    check_ok(weights_open(&m->set, folder, &err), err);
+    check_ok(json_read(&m->config, where, &err), err);
+    check_ok(vae_build(&m->vae, &m->keep, m->config, where, &err), err);
+    check_ok(bind_weights(m->set, "", vae_params, m->vae, vae_ignore, old_diffusers_names, &err), err);
+}
+
+static void close_vae(VaeModel *m)
+{
+    Params p = {.leaf = drop};
+    vae_params(m->vae, &p);
+    weights_close(m->set), json_decref(m->config), arena_free(&m->keep);
+}
+
+/* Sides that no level but the last halves evenly: padding above and to the left for below and to the right
+ * moves every value. */
+static void the_encoders_agree_module_by_module_on_sides_that_do_not_halve(void **state)
+{
+    (void)state;
+    static const char *const cases[][2] = {
+        {"lists", "tests/golden/shapes/lists/vae"}, {"single", "tests/golden/shapes/single/vae"},
+        {"deep", "tests/golden/shapes/deep/vae"},   {"tiny", "tests/golden/models/animatediff-tiny/vae"},
+        {"toyworld", "models/toyworld/vae"},
+    };
+    for (int i = 0; i < COUNT(cases); i++) {
+        gimbal_error err = {0};
+        char path[128];
+        SafeTensors *file;
+        VaeModel m;
+        snprintf(path, sizeof path, "tests/golden/encode/%s.safetensors", cases[i][0]);
+        check_ok(st_open(&file, path, &err), err);
+        open_vae(&m, cases[i][1]);
+        const StEntry *x = st_find(file, "x");
+        float *rows = channels_last(x->data, (int)x->n[0], 3, 1, (int)(x->n[2] * x->n[3]), false);
+        Tensor in = input(F32, 4, (int64_t[]){x->n[0], x->n[2], x->n[3], 3}, rows);
+        Goldens g = {.file = file, .prefix = "act.vae", .frames = 1};
+        run(vae_encode, m.vae, (Tensor *[]){&in}, 1, &g, recorded(file, "act.vae."));
+        free(rows);
+        close_vae(&m), st_close(file);
+    }
+}
+
+static void pictures_that_the_encoder_cannot_take_are_refused(void **state)
+{
+    (void)state;
+    static const struct {
+        int64_t n[4];
+        const char *says;
+    } cases[] = {{{1, 16, 16, 4}, "4 channels"}, {{1, 16, 7, 3}, "7x16"}, {{1, 7, 16, 3}, "16x7"}};
+    VaeModel m;
+    open_vae(&m, "tests/golden/models/animatediff-tiny/vae");
+    for (int i = 0; i < COUNT(cases); i++) {
+        gimbal_error err = {0};
+        Cx cx = {0};
+        cx_init(&cx, cpu_chain(), 1, &err);
+        Tensor in = input(F32, 4, cases[i].n, NULL);
+        check(!plan_make(&cx, vae_encode, m.vae, (Tensor *[]){&in}), "refused");
+        check(err.code == GIMBAL_EMODEL && strstr(err.msg, cases[i].says), "%.400s", err.msg);
+        cx_free(&cx);
+    }
+    close_vae(&m);
 }
 
 /* ---- refusals ---------------------------------------------------------------------------- */
@@ -478,5 +427,7 @@ TESTS(the_golden_text_encoder_agrees_module_by_module, the_golden_unet_agrees_mo
       the_golden_vae_agrees_module_by_module_and_in_its_frames,
       lists_per_level_and_sizes_that_do_not_halve_agree,
       a_single_level_without_position_tables_in_the_file_agrees, four_levels_down_to_one_pixel_agree,
-      the_bundled_model_binds_whole, more_frames_than_positions_are_refused_before_any_work,
-      motion_norm_per_frame_differs_from_per_clip, recomputation_changes_no_gradient)
+      the_bundled_model_binds_whole, the_encoders_agree_module_by_module_on_sides_that_do_not_halve,
+      pictures_that_the_encoder_cannot_take_are_refused,
+      more_frames_than_positions_are_refused_before_any_work, motion_norm_per_frame_differs_from_per_clip,
+      recomputation_changes_no_gradient)

@@ -4,7 +4,7 @@
 #include "model/model.h"
 #include "tests/check.h"
 
-enum { ROOM = 1024 };
+enum { ROOM = 2048 };
 
 typedef struct {
     char name[160], shape[64];
@@ -85,7 +85,7 @@ static json_t *json(const char *text)
 {
     json_error_t e;
     json_t *j = json_loads(text, 0, &e);
-    check(j != NULL, "%s: %s", text, e.text);
+    check(j != NULL, "%.200s: %s", text, e.text);
     return j;
 }
 
@@ -136,6 +136,39 @@ static void the_motion_adapter_v3_has_no_mid_module(void **state)
     check_same(declared(unet_motion_params, animatediff(&keep, "{\"use_motion_mid_block\": false}")),
                "tests/names/adapter_v1-5-3.tsv", 417700800);
     arena_free(&keep);
+}
+
+/* damo-vilab's unet/config.json. */
+static void the_modelscope_unet_has_the_published_tensors(void **state)
+{
+    (void)state;
+    Arena keep = {0};
+    gimbal_error err = {0};
+    json_t *unet = json(
+        "{\"_class_name\": \"UNet3DConditionModel\", \"act_fn\": \"silu\", \"attention_head_dim\": 64,"
+        "\"block_out_channels\": [320, 640, 1280, 1280], \"cross_attention_dim\": 1024, "
+        "\"layers_per_block\": 2,"
+        "\"down_block_types\": [\"CrossAttnDownBlock3D\", \"CrossAttnDownBlock3D\", \"CrossAttnDownBlock3D\","
+        "\"DownBlock3D\"], \"up_block_types\": [\"UpBlock3D\", \"CrossAttnUpBlock3D\", "
+        "\"CrossAttnUpBlock3D\","
+        "\"CrossAttnUpBlock3D\"], \"downsample_padding\": 1, \"in_channels\": 4, \"mid_block_scale_factor\": "
+        "1,"
+        "\"norm_eps\": 1e-05, \"norm_num_groups\": 32, \"out_channels\": 4, \"sample_size\": 32}");
+    const FolderConfigs configs = {.unet = unet, .unet_where = "unet"};
+    const Family *family;
+    UnetShape shape;
+    RunDefaults run;
+    Unet *u = NULL;
+    check_ok(family_find(&family, &configs, &err), err);
+    check_ok(family->shape(&configs, &shape, &run, &err), err);
+    check(run.frames == 16 && run.width == 256 && run.height == 256 && run.steps == 50 && run.fps == 8,
+          "defaults of the pipeline");
+    check_near(run.cfg, 9, 0, "guidance of the pipeline");
+    check_ok(unet_build(&u, &keep, &shape, &err), err);
+    List *motion = declared(unet_motion_params, u);
+    check(motion->n == 0, "nothing of it lies in a motion adapter");
+    check_same(declared(unet_params, u), "tests/names/unet3d.tsv", 1411233860);
+    free(motion), json_decref(unet), arena_free(&keep);
 }
 
 static void the_vae_declares_decoder_and_encoder(void **state)
@@ -205,6 +238,6 @@ static void timestep_features_are_cosines_then_sines(void **state)
 }
 
 TESTS(the_sd15_unet_has_the_published_tensors, the_motion_adapter_v2_has_the_published_tensors,
-      the_motion_adapter_v3_has_no_mid_module, the_vae_declares_decoder_and_encoder,
-      the_text_encoder_has_the_published_tensors, a_position_table_is_the_published_sinusoid,
-      timestep_features_are_cosines_then_sines)
+      the_motion_adapter_v3_has_no_mid_module, the_modelscope_unet_has_the_published_tensors,
+      the_vae_declares_decoder_and_encoder, the_text_encoder_has_the_published_tensors,
+      a_position_table_is_the_published_sinusoid, timestep_features_are_cosines_then_sines)

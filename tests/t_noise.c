@@ -1,6 +1,8 @@
 /* t_noise.c: what every noise prior must be, tested by walking the registry, what white noise must be for
  * both generators, and what the registries say to wrong words.
  *
+ * What PYoCo's and VideoFusion's priors are by formula is checked value by value, for both generators.
+ *
  * Statistics are held to three and a half standard errors of the number of values drawn, so that a fault
  * of a few percent in a weight is seen and chance is not. Sizes are odd and not square on purpose. */
 #include "diffusion/diffusion.h"
@@ -123,6 +125,145 @@ static void white_torch_noise_is_what_pytorch_draws(void **state)
         check_near(x[i], want[i], 3e-6, "value %zu", i);
     free(x), free(want);
 }
+
+/* ---- PYoCo's and VideoFusion's priors, by formula ---------------------------------------- */
+
+/* Two frames' covariance over many pixels, against the closed form, within three standard errors. */
+static void correlations_follow_the_closed_forms(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *spec;
+        int i, j;
+        double want;
+    } cases[] = {
+        {"mixed", 0, 3, 0.5},
+        {"mixed:alpha=1.5", 1, 2, 2.25 / 3.25},
+        {"mixed:alpha=0", 0, 1, 0},
+        {"mixed:alpha=100", 0, 3, 1e4 / 10001},
+        {"progressive", 1, 2, M_SQRT1_2},
+        {"progressive", 0, 3, M_SQRT1_2 / 2},
+        {"progressive:alpha=2", 3, 1, 0.8},
+        {"progressive:alpha=0", 0, 1, 0},
+        {"shared", 0, 3, 0.5},
+        {"shared:lambda=0.2", 2, 3, 0.2},
+        {"shared:lambda=0.5,key=2", 0, 1, 0.5},
+        {"shared:lambda=0.5,key=2", 2, 1, M_SQRT1_2},
+        {"shared:lambda=0", 0, 1, 0},
+        {"shared:lambda=0,key=0", 0, 1, 0},
+        {"shared:lambda=1", 3, 0, 1},
+    };
+    const gimbal_shape s = {4, 4, 157, 161};
+    const size_t n = (size_t)s.c * s.h * s.w;
+    for (int k = 0; k < COUNT(cases); k++) {
+        Arena keep = {0};
+        gimbal_error err = {0};
+        const Noise *noise;
+        void *self;
+        check_ok(noise_parse(cases[k].spec, &noise, &self, &keep, &err), err);
+        const int i = cases[k].i, j = cases[k].j;
+        check_near(noise->corr(self, i, j), cases[k].want, 1e-12, "%s: corr(%d, %d)", cases[k].spec, i, j);
+        check_near(noise->corr(self, j, j), 1, 0, "%s: corr(%d, %d)", cases[k].spec, j, j);
+        float *x = draw(cases[k].spec, "philox", 5, 0, s);
+        double product = 0, square = 0;
+        for (size_t v = 0; v < n; v++)
+            product += at(x, s, i, v) * at(x, s, j, v) / n, square += at(x, s, j, v) * at(x, s, j, v) / n;
+        check_near(product, cases[k].want, 3 * sqrt((1 + cases[k].want * cases[k].want) / n),
+                   "%s: frames %d and %d", cases[k].spec, i, j);
+        check_near(square, 1, 3 * sqrt(2.0 / n), "%s: variance", cases[k].spec);
+        free(x);
+        arena_free(&keep);
+    }
+}
+
+/* PyTorch's generator, read as the reference code reads it: the shared image, then the frames' own; for the
+ * chain two whole clips, of the first of which one frame is used. */
+static void priors_read_pytorchs_generator_in_the_order_of_the_reference(void **state)
+{
+    (void)state;
+    const gimbal_shape s = {4, 3, 5, 7};
+    enum { PLANE = 5 * 7, N = 4 * 3 * PLANE };
+    float *mixed = draw("mixed:alpha=1.5", "torch", 42, 0, s),
+          *chain = draw("progressive", "torch", 42, 0, s);
+    float *shared = draw("shared:lambda=0.3,key=1", "torch", 42, 0, s);
+    float one[4 * PLANE], own[N], n[N], d[N];
+    TorchRng rng;
+    torch_seed(&rng, 42), torch_randn(&rng, one, 4 * PLANE), torch_randn(&rng, own, N);
+    torch_seed(&rng, 42), torch_randn(&rng, n, N), torch_randn(&rng, d, N);
+    for (int c = 0; c < 4; c++)
+        for (int i = 0; i < PLANE; i++) {
+            double e = 0;
+            for (int f = 0; f < 3; f++) {
+                const int k = (c * 3 + f) * PLANE + i;
+                const double base = one[c * PLANE + i];
+                check_near(mixed[k], sqrt(2.25 / 3.25) * base + sqrt(1 / 3.25) * own[k], 1e-6, "mixed %d", k);
+                check_near(shared[k], f == 1 ? base : sqrt(0.3) * base + sqrt(0.7) * own[k], 1e-6,
+                           "shared %d", k);
+                e = f ? M_SQRT1_2 * e + M_SQRT1_2 * d[k] : n[k];
+                check_near(chain[k], e, 1e-6, "progressive %d", k);
+            }
+        }
+    free(mixed), free(chain), free(shared);
+}
+
+/* Windows and longer clips with other options than the defaults: a key frame is an absolute number. */
+static void windows_agree_with_the_clip_under_every_option(void **state)
+{
+    (void)state;
+    static const char *const specs[] = {"mixed:alpha=2", "progressive:alpha=3", "shared:lambda=0.9,key=6"};
+    const gimbal_shape longer = {2, 13, 5, 3}, window = {2, 4, 5, 3};
+    for (int k = 0; k < COUNT(specs); k++)
+        for (int from = 0; from < 10; from++) {
+            float *x = draw(specs[k], "philox", 9, 0, longer), *y = draw(specs[k], "philox", 9, from, window);
+            for (size_t i = 0; i < 30; i++)
+                for (int f = 0; f < 4; f++)
+                    check(at(y, window, f, i) == at(x, longer, from + f, i), "%s: frame %d, value %zu",
+                          specs[k], from + f, i);
+            free(x), free(y);
+        }
+    gimbal_error err = {0};
+    float x[120];
+    check_fails(gimbal_noise("progressive", "philox", 9, 65537, window, x, &err), GIMBAL_EUSAGE, err,
+                "progressive");
+}
+
+/* What a prior does with a sampler's step noise: VideoFusion's shares it, PYoCo's leave it white. */
+static void step_noise_is_shared_by_shared_alone(void **state)
+{
+    (void)state;
+    const DrawReq step = {.why = DRAW_STEP, .step = 3, .shape = shape},
+                  fresh = {.why = DRAW_FRESH, .pass = 2, .shape = shape};
+    const size_t n = (size_t)shape.c * shape.h * shape.w, all = shape_count(shape);
+    float *x = malloc(sizeof(float) * all), *plain = malloc(sizeof(float) * all);
+    FOR_EACH_NOISE(plugin)
+    {
+        Arena keep = {0};
+        gimbal_error err = {0};
+        WhiteNoise white;
+        PriorNoise prior;
+        void *self;
+        check_ok(white_init(&white, "philox", 4, &err), err);
+        check_ok(noise_parse(plugin.name, &prior.noise, &self, &keep, &err), err);
+        prior.self = self, prior.white = white_source(&white);
+        const Source source = prior_source(&prior);
+        for (int k = 0; k < 2; k++) {
+            assert_int_equal(source.draw(source.self, k ? &fresh : &step, x), GIMBAL_OK);
+            assert_int_equal(prior.white.draw(prior.white.self, k ? &fresh : &step, plain), GIMBAL_OK);
+            double product = 0;
+            for (size_t i = 0; i < n; i++)
+                product += at(x, shape, 2, i) * at(x, shape, 5, i) / n;
+            const bool takes_part = k || !strcmp(plugin.name, "shared");
+            check_near(product, takes_part ? prior.noise->corr(self, 2, 5) : 0, 4.5 / sqrt(n), "%s, %s",
+                       plugin.name, k ? "fresh noise" : "step noise");
+            if (!takes_part)
+                check(!memcmp(x, plain, sizeof(float) * all), "%s: step noise is not white", plugin.name);
+        }
+        arena_free(&keep);
+    }
+    free(x), free(plain);
+}
+
+/* ---- requests ---------------------------------------------------------------------------- */
 
 static void draws_of_another_purpose_pass_step_and_lane_are_independent(void **state)
 {
@@ -271,5 +412,7 @@ static void options_read_back_what_they_print(void **state)
 TESTS(every_prior_keeps_each_frame_standard_normal, every_prior_correlates_frames_as_it_says,
       a_longer_clip_begins_with_the_shorter_one_and_a_later_start_is_a_window,
       the_same_seed_draws_the_same_bytes_and_another_seed_others, white_torch_noise_is_what_pytorch_draws,
+      correlations_follow_the_closed_forms, priors_read_pytorchs_generator_in_the_order_of_the_reference,
+      windows_agree_with_the_clip_under_every_option, step_noise_is_shared_by_shared_alone,
       draws_of_another_purpose_pass_step_and_lane_are_independent, wrong_requests_for_noise_are_refused,
       every_plug_in_says_what_it_is, options_read_back_what_they_print)

@@ -244,6 +244,76 @@ static void euler_and_dpm_folders_keep_their_spacing(void **state)
     }
 }
 
+static void the_class_names_the_sampler(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *name, *sampler;
+    } classes[] = {{"DDIM", "ddim"},
+                   {"PNDM", "ddim"},
+                   {"EulerDiscrete", "euler"},
+                   {"DPMSolverMultistep", "dpmpp2m"},
+                   {"EulerAncestralDiscrete", "ddim"},
+                   {"UniPCMultistep", "ddim"},
+                   {"DDPM", "ddim"}};
+    for (int motion = 0; motion < 2; motion++)
+        for (int i = 0; i < COUNT(classes); i++) {
+            char text[512];
+            snprintf(text, sizeof text, "'_class_name':'%sScheduler'," LINEAR, classes[i].name);
+            read_ok(text, NULL, NULL, motion);
+            assert_string_equal(last.s.sampler, classes[i].sampler);
+            /* a note where the class is not what is run */
+            const bool replaced = !strcmp(classes[i].sampler, "ddim") && i > 0;
+            check((last.note != NULL) == replaced, "%s: %s", classes[i].name,
+                  last.note ? last.note : "no note");
+        }
+    read_ok("'_class_name':'EulerAncestralDiscreteScheduler'", NULL, NULL, false);
+    assert_non_null(strstr(last.note, "ancestral"));
+    read_ok("'_class_name':'DPMSolverMultistepScheduler','use_karras_sigmas':true", NULL, NULL, false);
+    assert_non_null(strstr(last.note, "use_karras_sigmas is ignored"));
+    gimbal_error err = {0};
+    check_fails(read_config("'_class_name':'DPMSolverMultistepScheduler','algorithm_type':'sde-dpmsolver++'",
+                            NULL, NULL, false, &err),
+                GIMBAL_EMODEL, err, "sde-dpmsolver++");
+}
+
+static void a_threshold_of_lambda_is_dpm_solver_s_alone(void **state)
+{
+    (void)state;
+    gimbal_error err = {0};
+    read_ok("'_class_name':'DPMSolverMultistepScheduler'", NULL, NULL, false);
+    assert_true(last.s.lambda_min == -INFINITY);
+    read_ok("'_class_name':'DPMSolverMultistepScheduler','lambda_min_clipped':null", NULL, NULL, false);
+    assert_true(last.s.lambda_min == -INFINITY);
+    read_ok("'_class_name':'DPMSolverMultistepScheduler','lambda_min_clipped':-5.1", NULL, NULL, false);
+    assert_true(last.s.lambda_min == -5.1);
+    read_ok("'_class_name':'EulerDiscreteScheduler','lambda_min_clipped':-5.1", NULL, NULL, false);
+    assert_true(last.s.lambda_min == -INFINITY);
+    check_fails(read_config("'_class_name':'DPMSolverMultistepScheduler','lambda_min_clipped':'low'", NULL,
+                            NULL, false, &err),
+                GIMBAL_EFORMAT, err, "lambda_min_clipped");
+}
+
+/* Between timesteps a, s and sigma belong together, and sigma is a straight line. */
+static void levels_between_timesteps_are_linear_in_sigma(void **state)
+{
+    (void)state;
+    read_ok("'_class_name':'EulerDiscreteScheduler'," SCALED, NULL, NULL, false);
+    for (double t = 0; t <= 999; t += 41.625) {
+        const double a = schedule_a(&last.s, t), s = schedule_s(&last.s, t),
+                     sigma = schedule_sigma(&last.s, t);
+        const double low = schedule_sigma(&last.s, floor(t)), high = schedule_sigma(&last.s, ceil(t));
+        check_near(s / a, sigma, 1e-12 * sigma, "s/a at %g", t);
+        check_near(a * a + s * s, 1, 1e-14, "a^2 + s^2 at %g", t);
+        check_near(sigma, low + (t - floor(t)) * (high - low), 1e-12 * sigma, "sigma at %g", t);
+    }
+    assert_true(schedule_sigma(&last.s, -1) == 0);
+    read_ok("'_class_name':'EulerDiscreteScheduler','rescale_betas_zero_snr':true," SCALED, NULL, NULL,
+            false);
+    check_near(schedule_sigma(&last.s, 999), sqrt(0x1p24 - 1), 1e-9, "zero terminal SNR");
+    assert_true(schedule_a(&last.s, 999) == 0);
+}
+
 static void betas_come_in_three_formulas_or_a_list(void **state)
 {
     (void)state;
@@ -356,5 +426,7 @@ TESTS(alphas_are_those_of_diffusers, timesteps_and_coefficients_are_those_of_dif
       spacings_round_as_numpy_does, a_ddim_folder_is_taken_at_its_word_and_absent_keys_are_the_class_defaults,
       a_motion_adapter_on_a_pndm_folder_gets_ddim_with_linear_betas,
       other_classes_keep_betas_and_prediction_and_say_so, euler_and_dpm_folders_keep_their_spacing,
-      betas_come_in_three_formulas_or_a_list, impossible_configs_are_refused_by_name,
-      impossible_step_counts_are_refused, predictions_split_into_the_clip_and_the_noise_they_were_made_of)
+      the_class_names_the_sampler, a_threshold_of_lambda_is_dpm_solver_s_alone,
+      levels_between_timesteps_are_linear_in_sigma, betas_come_in_three_formulas_or_a_list,
+      impossible_configs_are_refused_by_name, impossible_step_counts_are_refused,
+      predictions_split_into_the_clip_and_the_noise_they_were_made_of)

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # The include order between folders: base <- tensor <- {signal, io} <- model <- diffusion; media on base alone; app sees
-# gimbal.h and media.h only. Also: no file above 800 lines, and nothing below app/ prints or exits.
+# gimbal.h and media.h only; the public header and what strangers compile (examples/, tests/install/) see nothing of src/.
+# Also: no file above 800 lines, and nothing below app/ prints or exits.
 set -u
 bad=0
 say() { echo "layers: $*"; bad=1; }
@@ -34,7 +35,16 @@ for file in $(git ls-files 'src/*.c' 'src/*.h'); do
     grep -nE '\b(printf|puts|putchar|perror|exit|abort|_exit)\s*\(' "$file" | grep -vE '(//|/?\*)' | sed "s|^|layers: prints or exits: $file:|" | grep . && bad=1
     grep -nE '\bfprintf\s*\(\s*(stdout|stderr)' "$file" | sed "s|^|layers: prints: $file:|" | grep . && bad=1
 done
-for file in $(git ls-files 'app/*.c' 'app/*.h' 'examples/*.c'); do
+for file in $(git ls-files 'include/*' 'examples/*' 'tests/install/*'); do
+    for include in $(grep -oP '^\s*#\s*include\s*\K["<][^">]+' "$file"); do
+        case $include in
+        ?gimbal.h) continue ;;
+        '"'*) say "$file includes $include\": strangers have gimbal.h and the system's headers" ;;
+        *) [ ! -e "src/${include#<}" ] || say "$file includes $include>, which is not installed" ;;
+        esac
+    done
+done
+for file in $(git ls-files 'app/*.c' 'app/*.h'); do
     for include in $(grep -oP '^\s*#\s*include\s*"\K[^"]+' "$file"); do
         case $include in
         gimbal.h | media/media.h | app/*) ;;

@@ -62,6 +62,8 @@ typedef struct {
 } Mapped;
 /* Read-only map. An empty file gives data NULL, size 0. EIO with the system's reason. */
 int map_file(Mapped *out, const char *path, gimbal_error *err);
+/* The same bytes in memory of our own: what happens to the file afterwards does not matter. ENOMEM. */
+int load_file(Mapped *out, const char *path, gimbal_error *err);
 void unmap_file(Mapped *);
 
 /* The whole file with a zero behind it; *out is the caller's (free). EFORMAT above `limit` bytes. */

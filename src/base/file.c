@@ -29,17 +29,26 @@ static int open_input(const char *path, struct stat *st, gimbal_error *err)
     return -1;
 }
 
+/* An open regular file, so that its size means something; -1 after fail(). */
+static int open_regular(const char *path, struct stat *st, gimbal_error *err)
+{
+    const int fd = open_input(path, st, err);
+    if (fd < 0 || S_ISREG(st->st_mode))
+        return fd;
+    fail(err, GIMBAL_EIO, "%s: expected a regular file, found a device or pipe", path);
+    close(fd);
+    return -1;
+}
+
 int map_file(Mapped *out, const char *path, gimbal_error *err)
 {
     struct stat st;
     int code = GIMBAL_OK;
     *out = (Mapped){NULL, 0};
-    const int fd = open_input(path, &st, err);
+    const int fd = open_regular(path, &st, err);
     if (fd < 0)
         return GIMBAL_EIO;
-    if (!S_ISREG(st.st_mode)) {
-        code = fail(err, GIMBAL_EIO, "%s: expected a regular file, found a device or pipe", path);
-    } else if (st.st_size > 0) {
+    if (st.st_size > 0) {
         void *data = mmap(NULL, (size_t)st.st_size, PROT_READ, MAP_PRIVATE, fd, 0);
         if (data == MAP_FAILED)
             code = fail(err, GIMBAL_EIO, "%s: cannot be mapped: %s", path, strerror(errno));
@@ -47,6 +56,60 @@ int map_file(Mapped *out, const char *path, gimbal_error *err)
             *out = (Mapped){data, (size_t)st.st_size};
     }
     close(fd); /* the map keeps the file */
+    return code;
+}
+
+/* n bytes of fd into data; a file that ends before has shrunk since its size was asked. */
+static int read_exactly(int fd, const char *path, uint8_t *data, size_t n, gimbal_error *err)
+{
+    const size_t most = 1 << 30;
+    for (size_t at = 0; at < n;) {
+        const ssize_t got = read(fd, data + at, MIN(n - at, most));
+        if (got < 0 && errno == EINTR)
+            continue;
+        if (got < 0)
+            return fail(err, GIMBAL_EIO, "%s: %s", path, strerror(errno));
+        if (got == 0)
+            return fail(err, GIMBAL_EIO, "%s: changed while it was read: ended after %zu of %zu bytes", path,
+                        at, n);
+        at += (size_t)got;
+    }
+    return GIMBAL_OK;
+}
+
+/* Room for a file's bytes, mapped like the file itself would be, so that unmap_file serves both. */
+static int load_room(Mapped *out, const char *path, size_t size, gimbal_error *err)
+{
+    const uint64_t have = memory_available();
+    if (size > have)
+        return fail_hint(err, GIMBAL_ENOMEM, "map the files instead: they then need no memory of their own",
+                         "%s: %.0f MiB to read into memory, %.0f MiB are available", path,
+                         (double)size / (1 << 20), (double)have / (1 << 20));
+    void *data = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (data == MAP_FAILED)
+        return fail(err, GIMBAL_ENOMEM, "%s: no memory for its %zu bytes", path, size);
+    *out = (Mapped){data, size};
+    return GIMBAL_OK;
+}
+
+int load_file(Mapped *out, const char *path, gimbal_error *err)
+{
+    struct stat st;
+    int code = GIMBAL_OK;
+    *out = (Mapped){NULL, 0};
+    const int fd = open_regular(path, &st, err);
+    if (fd < 0)
+        return GIMBAL_EIO;
+    if (st.st_size > 0) {
+        code = load_room(out, path, (size_t)st.st_size, err);
+        if (!code)
+            code = read_exactly(fd, path, (uint8_t *)out->data, out->size, err);
+        if (!code)
+            mprotect((void *)out->data, out->size, PROT_READ); /* a stray write is then as loud as in a map */
+    }
+    close(fd);
+    if (code)
+        unmap_file(out);
     return code;
 }
 

@@ -32,14 +32,30 @@ static int decode_calls(const Plans *p, const Run *run)
     return (run->shape.f + p->decode.f - 1) / p->decode.f;
 }
 
+/* Only for a clip to begin from, which counts as encoded here. */
+static int encode_calls(const Plans *p, const Run *run)
+{
+    return (run->shape.f + p->encode.f - 1) / p->encode.f;
+}
+
 static uint64_t mapped_bytes(const gimbal_engine *e)
 {
     uint64_t sum = 0;
     for (PartKind kind = 0; kind < PART_COUNT; kind++)
         sum += e->part[kind].weights ? weights_bytes(e->part[kind].weights) : 0;
+    return e->load ? 0 : sum; /* what was read into memory is there already and counted as such */
+}
+
+static double unet_flops(const Plans *p, const Run *run)
+{
+    double sum = 0;
+    for (int i = 0; i < COUNT(run->calls_of); i++)
+        if (p->guide.plan[i])
+            sum += run->calls_of[i] * plan_flops(p->guide.plan[i]);
     return sum;
 }
 
+/* relative: a branch of a call is the unit, so that a call without guidance is half of one with it. */
 static void count(Plans *p, const Run *run, gimbal_cost *out)
 {
     *out = (gimbal_cost){
@@ -47,9 +63,10 @@ static void count(Plans *p, const Run *run, gimbal_cost *out)
         .pack_bytes = plans_pack_bytes(p),
         .host_bytes = p->host_bytes,
         .mapped_bytes = mapped_bytes(p->engine),
-        .flops = run->batch * plan_flops(p->text) + run->calls * plan_flops(p->guide.plan) +
-                 decode_calls(p, run) * plan_flops(p->vae),
-        .relative = (double)run->calls / run->s.steps,
+        .flops = run->batch * plan_flops(p->text) + unet_flops(p, run) +
+                 decode_calls(p, run) * plan_flops(p->vae) +
+                 (p->encoder ? encode_calls(p, run) * plan_flops(p->encoder) : 0),
+        .relative = (double)(run->calls_of[0] + 2 * run->calls_of[1]) / (branches(run->s.cfg) * run->s.steps),
         .passes = run->passes,
         .calls = run->calls,
     };
@@ -69,8 +86,12 @@ static int timings(Plans *p, const Run *run, double *seconds, gimbal_error *err)
 {
     *seconds = compile_seconds + (double)plans_pack_bytes(p) / pack_rate;
     *seconds += in_a_run * run->batch * trial(p, p->text, text_budget);
-    *seconds += in_a_run * run->calls * trial(p, p->guide.plan, unet_budget);
+    for (int i = 0; i < COUNT(run->calls_of); i++)
+        if (p->guide.plan[i])
+            *seconds += in_a_run * run->calls_of[i] * trial(p, p->guide.plan[i], unet_budget);
     *seconds += in_a_run * decode_calls(p, run) * trial(p, p->vae, vae_budget);
+    if (p->encoder)
+        *seconds += in_a_run * encode_calls(p, run) * trial(p, p->encoder, vae_budget);
     return cx_failed(&p->cx) ? pass_on(&p->err, err) : GIMBAL_OK;
 }
 

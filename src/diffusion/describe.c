@@ -113,7 +113,7 @@ static json_t *config_json(const json_t *config, PartKind kind)
 static json_t *part_json(Part *part, PartKind kind, gimbal_error *err)
 {
     json_t *out = json_object();
-    if (!err->code && is_file(part->where) && !json_read(&part->config, part->where, err))
+    if (!err->code && is_file(part->where) && !part_read_config(part, kind, err))
         put(out, "config", config_json(part->config, kind));
     if (!err->code && part_has_weights(kind) && !weights_open(&part->weights, part->weight, err))
         put_weights(out, part->weights);
@@ -122,14 +122,32 @@ static json_t *part_json(Part *part, PartKind kind, gimbal_error *err)
     return out;
 }
 
+static const Family *family_of(const Part *unet)
+{
+    const FolderConfigs configs = {.unet = unet->config, .unet_where = unet->where};
+    const Family *family = NULL;
+    if (unet->config)
+        family_find(&family, &configs, NULL);
+    return family;
+}
+
+/* A motion adapter beside a model that takes none is none of its parts. */
+static bool has_motion(const Part *unet, const char *folder, gimbal_error *err)
+{
+    char dir[PATH_ROOM], weights[PATH_ROOM];
+    const Family *family = family_of(unet);
+    if (family && !family->needs_motion)
+        return false;
+    return locate_motion(folder, NULL, dir, weights, err) || dir[0];
+}
+
 /* Every part of the folder; `sound` is cleared when one of them has an error. */
 static json_t *parts_json(Part part[PART_COUNT], const char *folder, Arena *keep, bool *sound)
 {
     json_t *out = json_object();
     for (PartKind kind = 0; kind < PART_COUNT; kind++) {
         gimbal_error err = {0};
-        char dir[PATH_ROOM], weights[PATH_ROOM];
-        if (kind == PART_MOTION && (locate_motion(folder, NULL, dir, weights, &err) || !dir[0]) && !err.code)
+        if (kind == PART_MOTION && !has_motion(&part[PART_UNET], folder, &err))
             continue;
         if (!err.code)
             locate_part(&part[kind], kind, folder, keep, &err);
@@ -177,9 +195,8 @@ static json_t *model_json(const char *path, const char *folder)
     char identity[65];
     json_t *out = json_pack("{s:s, s:o}", "kind", "model", "path", text_json(path)),
            *parts = parts_json(part, folder, &keep, &sound);
-    const FolderConfigs configs = {.unet = part[PART_UNET].config, .unet_where = part[PART_UNET].where};
-    const Family *family;
-    if (configs.unet && !family_find(&family, &configs, NULL))
+    const Family *family = family_of(&part[PART_UNET]);
+    if (family)
         put(out, "family", json_string(family->name));
     int code = gimbal_open(&e, path, NULL, &err);
     if (!code)
@@ -202,13 +219,13 @@ static json_t *model_json(const char *path, const char *folder)
 
 static PartKind kind_of(const json_t *config)
 {
-    static const char *const classes[PART_COUNT] = {
-        [PART_UNET] = "UNet2DConditionModel", [PART_MOTION] = "MotionAdapter", [PART_VAE] = "AutoencoderKL"};
     const char *name = json_string_value(json_object_get(config, "_class_name"));
-    for (PartKind kind = 0; kind < PART_COUNT; kind++)
-        if (name && classes[kind] && !strcmp(name, classes[kind]))
-            return kind;
-    return PART_TEXT;
+    for (int i = 0; name && family_at(i); i++)
+        if (!strcmp(name, family_at(i)->unet_class))
+            return PART_UNET;
+    return name && !strcmp(name, "MotionAdapter")   ? PART_MOTION
+           : name && !strcmp(name, "AutoencoderKL") ? PART_VAE
+                                                    : PART_TEXT;
 }
 
 /* A folder with config.json and weights. */

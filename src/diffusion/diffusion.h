@@ -31,7 +31,9 @@ typedef struct {
     int steps_offset;
     bool clip_sample, zero_snr;
     double clip_range;
+    double lambda_min; /* DPM-Solver's lambda_min_clipped: timesteps with ln(a/s) below it are not sampled */
     const char *betas; /* the beta_schedule in effect; NULL: a list of trained_betas */
+    const char *sampler; /* the registry's that does what the file's class does, or "ddim" in its place */
 } Schedule;
 /* Config keys with diffusers' defaults of class `_class_name`; unknown values refused by name. betas: NULL,
  * or the setting that replaces beta_schedule; spacing likewise. Allocates from keep. note: set to a sentence
@@ -40,18 +42,26 @@ int schedule_read(Schedule *, const json_t *config, const char *where, const cha
                   bool has_motion, Arena *keep, const char **note, gimbal_error *err);
 double schedule_a(const Schedule *, double t); /* t < 0: of the clean clip (final_alpha) */
 double schedule_s(const Schedule *, double t);
+/* s/a at t, between timesteps linear in itself (as a and s then are too); 0 of the clean clip, t < 0. Zero
+ * signal counts as abar = 2^-24, as in diffusers' Euler and DPM-Solver, so that it is finite. */
+double schedule_sigma(const Schedule *, double t);
 
-/* The timesteps of one pass, descending, may be fractional. ratio = T / steps (integer division): DDIM's
- * previous step. */
+/* The timesteps of one pass, descending, may be fractional. */
 typedef struct {
-    int n, ratio;
+    int n;
+    int ratio; /* DDIM's previous step is t - ratio, T / steps; 0: steps lead from timestep to timestep, the
+                  last to the clean clip */
+    double start; /* what unit noise is multiplied by where a pass starts from noise alone */
     const double *t;
 } Grid;
+/* DDIM's, and every sampler's that has no grid of its own. */
 int grid_make(Grid *, const Schedule *, int steps, Arena *keep, gimbal_error *err);
+/* The timestep that step k leads to; < 0: the clean clip. */
+double grid_next(const Grid *, int k);
 
 /* ---- where random tensors come from: source.c -------------------------------------------- */
 
-typedef enum { DRAW_INIT, DRAW_FRESH, DRAW_STEP } Draw;
+typedef enum { DRAW_INIT, DRAW_FRESH, DRAW_STEP, DRAW_ENCODE } Draw; /* ENCODE: of the VAE's posterior */
 typedef struct {
     Draw why;
     int pass, step; /* 0-based */
@@ -68,6 +78,7 @@ typedef struct {
  * place. torch: successive torch.randn([1,C,F,h,w]) of one generator, in the order of calls. */
 typedef struct {
     bool torch;
+    unsigned frames_first; /* torch: bits 1 << why: what is drawn as torch.randn([F,C,h,w]) instead */
     uint64_t seed;
     TorchRng rng;
 } WhiteNoise;
@@ -88,28 +99,31 @@ typedef struct {
     /* Correlation of the noise of frames i and j. */
     double (*corr)(const void *self, int i, int j);
 } Noise;
-#define NOISES(X) X(white)
+#define NOISES(X) X(white) X(mixed) X(progressive) X(shared)
 
 /* ---- re-initialisers: reinit_*.c --------------------------------------------------------- */
 
-/* One sampling pass; the plan of a re-initialiser is a list of these. */
+/* One sampling pass; the plan of a re-initialiser is a list of these. It starts at the grid's first step, or
+ * where a given clip comes in. A pass that stops early hands on x where it stopped, and its x0. */
 typedef struct {
-    int steps; /* asked of the grid */
-    int run; /* steps really made, 1..steps; 0: all. A pass that stops early hands on x at `run` and its x0 */
-    double cfg; /* guidance scale of this pass; 0: the run's. 1: one branch, half the price */
+    int steps;    /* asked of the grid */
+    int run;      /* steps really made, 1..steps; 0: all */
+    double until; /* stop at the first timestep <= this, but after one step; 0: do not */
+    double cfg;   /* guidance scale of this pass; 0: the run's. <= 1: one branch, half the price */
 } Pass;
 enum { MAX_PASSES = 64 };
 
 typedef struct {
     const Schedule *schedule;
-    const Grid *grid; /* of the pass that is about to start */
-    int pass;         /* 0-based; >= 1 here */
+    double t; /* the first timestep that the pass samples */
+    int pass; /* 0-based */
     gimbal_shape shape;
     const float *eps0; /* unit noise the first pass started from */
     const float *x0;   /* the last pass's estimate of the clean clip; its result when it ran to the end */
     const float *x;    /* where the last pass stopped: a(x_t) x0 + s(x_t) eps */
     double x_t;        /* its timestep; < 0: the end */
-    Source noise;      /* fresh noise (DRAW_FRESH, this pass), the prior's distribution */
+    /* DRAW_FRESH of a pass: step 0 is its fresh noise, given or of the prior; 1, 2, ... more of the prior */
+    Source noise;
 } ReinitIn;
 
 typedef struct {
@@ -117,22 +131,32 @@ typedef struct {
     /* The passes, and so the cost, before any runs. Pure. Returns their number, 1..max, or a negative code.
      */
     int (*plan)(const void *self, int steps, Pass *out, int max);
-    /* Unit-noise start of a later pass: x at the grid's first timestep as a(t) x0 + s(t) eps. */
+    /* Asked before the first pass: eps [C,F,h,w], the initial unit noise as drawn or given, becomes what the
+     * pass starts from and later passes see as eps0. in: x0 and x are NULL. NULL: stays as it is. */
+    int (*first)(const void *self, const ReinitIn *in, float *eps, gimbal_error *err);
+    /* Asked before each later pass: x at `t` as a(t) x0 + s(t) eps. NULL: there are none. */
     int (*start)(const void *self, const ReinitIn *, float *x, gimbal_error *err);
     /* Its low-pass filter, for gimbal_mask; NULL: none. */
     int (*lowpass)(const void *self, Lowpass *out);
-    /* Why this sampler cannot be served, or NULL. compat=1 of FreeInit is sound with DDIM only. */
-    const char *(*refuses)(const void *self, const char *sampler);
+    /* Why this sampler, or a run that begins from a clip, cannot be served; or NULL. compat=1 of FreeInit is
+     * sound with DDIM from noise only. */
+    const char *(*refuses)(const void *self, const char *sampler, bool from_clip);
 } Reinit;
-#define REINITS(X) X(none) X(freeinit)
+#define REINITS(X) X(none) X(freeinit) X(freqprior) X(redraw)
 
 /* ---- samplers: sampler_*.c --------------------------------------------------------------- */
 
 /* A step function; the driver owns the loop. x, x0, eps, next: [C,F,h,w], unit-noise form. */
 typedef struct {
     PLUGIN;
-    /* Prepare private state for one pass. eta as asked. */
-    int (*begin)(void *self, const Schedule *, const Grid *, double eta, gimbal_error *err);
+    /* Its own timesteps of a pass; NULL: grid_make. Through sampler_grid. */
+    int (*grid)(Grid *, const Schedule *, int steps, Arena *keep, gimbal_error *err);
+    int history;    /* clips that it remembers from step to step */
+    bool takes_eta; /* eta means something to it */
+    /* Prepare private state for one pass. eta as asked. history: [history][C,F,h,w], the caller's, from now
+     * to the last step; all that a pass in the middle needs to go on, besides x: begin forgets it, and a
+     * caller may put back afterwards what it held. */
+    int (*begin)(void *self, const Schedule *, const Grid *, double eta, float *history, gimbal_error *err);
     /* Does step k want injected noise? */
     bool (*injects)(const void *self, int k);
     /* From t[k] to the next step. raw: the network's own prediction; inject: N(0,1) or NULL. x0 out (may be
@@ -140,12 +164,21 @@ typedef struct {
     int (*step)(void *self, int k, size_t n, const float *x, const float *raw, const float *inject,
                 float *next, float *x0);
 } Sampler;
-#define SAMPLERS(X) X(ddim)
+#define SAMPLERS(X) X(ddim) X(euler) X(dpmpp2m)
+
+static inline int sampler_grid(const Sampler *sampler, Grid *grid, const Schedule *schedule, int steps,
+                               Arena *keep, gimbal_error *err)
+{
+    return (sampler->grid ? sampler->grid : grid_make)(grid, schedule, steps, keep, err);
+}
 
 /* raw prediction -> x0 and eps at t, by schedule->prediction, clip_sample applied to x0. Shared by samplers.
  */
 void predict_x0_eps(const Schedule *, double t, size_t n, const float *x, const float *raw, float *x0,
                     float *eps);
+/* The same where the level is sigma = s/a, without clipping: what k-diffusion's samplers go by. */
+void predict_at_sigma(Prediction, double sigma, size_t n, const float *x, const float *raw, float *x0,
+                      float *eps);
 
 #define NOISE_EXTERN(n) extern const Noise noise_##n;
 #define REINIT_EXTERN(n) extern const Reinit reinit_##n;
@@ -202,7 +235,20 @@ typedef struct {
     void *user;
     struct DriverState *state; /* owned by the driver; driver_end */
 } Driver;
-int driver_passes(const Driver *, Pass *out, int max); /* count */
+/* What a run will do: the steps from..to-1 of each pass's grid. to < grid.n: the pass stops early. */
+typedef struct {
+    Grid grid;
+    int from, to;
+    double cfg;
+} PlannedPass;
+/* Fills out[MAX_PASSES], the grids from keep; returns the count or a negative code. Checks all that can be
+ * wrong before the first network call; of the driver it reads schedule, sampler, reinit, steps, cfg, strength
+ * and whether there is a clip. */
+int driver_plan(const Driver *, PlannedPass *out, Arena *keep, gimbal_error *err);
+static inline int branches(double cfg)
+{
+    return cfg > 1 ? 2 : 1;
+}
 int driver_run(Driver *, float *latents, gimbal_error *err);
 void driver_end(Driver *);
 

@@ -18,10 +18,10 @@ static int read_part(gimbal_engine *e, PartKind kind, const char *folder, gimbal
 {
     Part *part = &e->part[kind];
     TRY(locate_part(part, kind, folder, &e->keep, err));
-    return is_file(part->where) ? json_read(&part->config, part->where, err) : GIMBAL_OK;
+    return part_read_config(part, kind, err);
 }
 
-static int read_motion(gimbal_engine *e, const char *folder, const char *given, gimbal_error *err)
+static int read_adapter(gimbal_engine *e, const char *folder, const char *given, gimbal_error *err)
 {
     char dir[PATH_ROOM], weights[PATH_ROOM], where[PATH_ROOM];
     Part *part = &e->part[PART_MOTION];
@@ -37,23 +37,39 @@ static int read_motion(gimbal_engine *e, const char *folder, const char *given, 
     return json_read(&part->config, part->where, err);
 }
 
-static int read_configs(gimbal_engine *e, const char *motion, gimbal_error *err)
+static int read_configs(gimbal_engine *e, gimbal_error *err)
 {
     char folder[PATH_ROOM];
     TRY(model_folder(folder, e->model, err));
     for (PartKind kind = 0; kind < PART_COUNT; kind++)
         if (kind != PART_MOTION)
             TRY(read_part(e, kind, folder, err));
-    return read_motion(e, folder, motion, err);
+    return GIMBAL_OK;
+}
+
+static int read_motion(gimbal_engine *e, gimbal_error *err)
+{
+    char folder[PATH_ROOM];
+    if (e->family->needs_motion) {
+        TRY(model_folder(folder, e->model, err));
+        return read_adapter(e, folder, e->motion, err);
+    }
+    if (!e->motion)
+        return GIMBAL_OK;
+    return fail_hint(
+        err, GIMBAL_EUSAGE, "leave --motion away",
+        "--motion is %s, but %s is a %s model: it has its own layers over time and takes no motion "
+        "adapter",
+        e->motion, e->model, e->family->name);
 }
 
 /* ---- family and networks ----------------------------------------------------------------- */
 
-static int find_family(gimbal_engine *e, gimbal_error *err)
+static FolderConfigs configs_of(const gimbal_engine *e)
 {
     const Part *unet = &e->part[PART_UNET], *motion = &e->part[PART_MOTION],
                *scheduler = &e->part[PART_SCHEDULER];
-    const FolderConfigs configs = {
+    return (FolderConfigs){
         .unet = unet->config,
         .motion = motion->config,
         .scheduler = scheduler->config,
@@ -61,7 +77,15 @@ static int find_family(gimbal_engine *e, gimbal_error *err)
         .motion_where = motion->where,
         .scheduler_where = scheduler->where,
     };
+}
+
+/* The family says whether there is a motion adapter to read, and then what the network's numbers are. */
+static int find_family(gimbal_engine *e, gimbal_error *err)
+{
+    FolderConfigs configs = configs_of(e);
     TRY(family_find(&e->family, &configs, err));
+    TRY(read_motion(e, err));
+    configs = configs_of(e);
     return e->family->shape(&configs, &e->shape, &e->run, err);
 }
 
@@ -82,7 +106,7 @@ static int open_weights(gimbal_engine *e, gimbal_error *err)
 {
     for (PartKind kind = 0; kind < PART_COUNT; kind++)
         if (part_has_weights(kind) && e->part[kind].dir)
-            TRY(weights_open(&e->part[kind].weights, e->part[kind].weight, err));
+            TRY((e->load ? weights_load : weights_open)(&e->part[kind].weights, e->part[kind].weight, err));
     return GIMBAL_OK;
 }
 
@@ -136,8 +160,8 @@ int engine_schedule(const gimbal_engine *e, const char *betas, const char *spaci
                          keep, note, err);
 }
 
-/* The model's own betas and spacing under the names that settings have; other betas have none and stay NULL.
- */
+/* The model's own betas, spacing and sampler under the names that settings have; other betas have none and
+ * stay NULL. */
 static int name_schedule(gimbal_engine *e, gimbal_error *err)
 {
     static const char *const betas[] = {"linear", "scaled_linear"};
@@ -150,6 +174,7 @@ static int name_schedule(gimbal_engine *e, gimbal_error *err)
         if (own.betas && !strcmp(own.betas, betas[i]))
             e->betas = betas[i];
     e->spacing = spacings[own.spacing];
+    e->sampler = own.sampler;
     e->train_steps = own.T;
     if (note)
         e->note[e->n_notes++] = note;
@@ -203,9 +228,9 @@ int parts_identity(const Part part[PART_COUNT], char hex[65], gimbal_error *err)
 
 /* ---- open and close ---------------------------------------------------------------------- */
 
-static int open_engine(gimbal_engine *e, const char *motion, gimbal_error *err)
+static int open_engine(gimbal_engine *e, gimbal_error *err)
 {
-    TRY(read_configs(e, motion, err));
+    TRY(read_configs(e, err));
     TRY(find_family(e, err));
     TRY(open_weights(e, err));
     TRY(build(e, err));
@@ -217,15 +242,23 @@ static int open_engine(gimbal_engine *e, const char *motion, gimbal_error *err)
 
 int gimbal_open(gimbal_engine **out, const char *model, const char *motion, gimbal_error *err)
 {
+    return gimbal_open_with(out, model, motion, 0, err);
+}
+
+int gimbal_open_with(gimbal_engine **out, const char *model, const char *motion, unsigned flags,
+                     gimbal_error *err)
+{
     *out = NULL;
+    if (flags & ~(unsigned)GIMBAL_NO_MMAP)
+        return fail(err, GIMBAL_EUSAGE, "flags are 0x%x, this library knows 0x%x", flags, GIMBAL_NO_MMAP);
     gimbal_engine *e = calloc(1, sizeof *e);
     if (!e)
         return fail(err, GIMBAL_ENOMEM, "no memory for an engine");
+    e->load = flags & GIMBAL_NO_MMAP;
     e->model = arena_printf(&e->keep, "%s", model ? model : "");
     e->motion = motion ? arena_printf(&e->keep, "%s", motion) : NULL;
     const bool named = e->model && (e->motion || !motion);
-    const int code =
-        named ? open_engine(e, motion, err) : fail(err, GIMBAL_ENOMEM, "no memory for the model's path");
+    const int code = named ? open_engine(e, err) : fail(err, GIMBAL_ENOMEM, "no memory for the model's path");
     if (code)
         gimbal_close(e);
     else
@@ -285,6 +318,11 @@ const char *gimbal_family(const gimbal_engine *e)
 int gimbal_size_step(const gimbal_engine *e)
 {
     return MAX(8, vae_factor(e->vae)); /* both are powers of two */
+}
+
+int gimbal_most_frames(const gimbal_engine *e)
+{
+    return MAX(e->shape.max_frames, 0);
 }
 
 int gimbal_context_width(const gimbal_engine *e)

@@ -5,8 +5,9 @@
  *   engine.c    gimbal_open: parts -> networks with bound weights
  *   settings.c  gimbal_settings -> Run: every value checked and filled in
  *   guide.c     Guide: one U-Net call for a clip, with guidance, as a Denoise
- *   plans.c     Plans: the three networks planned, one memory for all of them
- *   session.c   gimbal_begin .. gimbal_end      cost.c  gimbal_predict
+ *   plans.c     Plans: the networks planned, one memory for all of them
+ *   session.c   gimbal_begin .. gimbal_end      cost.c  gimbal_predict      encode.c  pictures to latents
+ *   driver_state.c  a run into a file and back
  *
  * Knows everything left of it. Refuses to know argv, media and terminals. */
 #ifndef ENGINE_H
@@ -43,6 +44,8 @@ bool part_has_weights(PartKind);
 
 /* Fills dir, where and weight of a part of the model folder; EMODEL when its config is not there. */
 int locate_part(Part *, PartKind, const char *model, Arena *keep, gimbal_error *err);
+/* Its config, if there is one; a scheduler's by Python's rules, because diffusers writes -Infinity there. */
+int part_read_config(Part *, PartKind, gimbal_error *err);
 /* The folder and the weights (folder or file) of the motion adapter. `given`: the argument, or NULL. Without
  * one, and without MODEL/motion_adapter, dir[0] is 0. */
 int locate_motion(const char *model, const char *given, char dir[PATH_ROOM], char weights[PATH_ROOM],
@@ -54,6 +57,7 @@ enum { MAX_NOTES = 8 };
 struct gimbal_engine {
     Arena keep;
     const char *model, *motion; /* as given; motion NULL when it was not */
+    bool load;                  /* weights are in memory, not mapped */
     Part part[PART_COUNT];      /* PART_MOTION: dir NULL when there is none */
     const Family *family;
     UnetShape shape;
@@ -63,6 +67,7 @@ struct gimbal_engine {
     Vae *vae;
     Tokenizer *tokenizer;
     const char *betas, *spacing; /* the model's own, as settings spell them; betas NULL: no such name */
+    const char *sampler;         /* the model's own, of the registry */
     int train_steps;             /* T of its schedule */
     char identity[65];
     const char *note[MAX_NOTES];
@@ -84,17 +89,19 @@ typedef struct {
     Arena keep;
     gimbal_settings s; /* texts borrowed from the caller */
     gimbal_shape shape;
-    int batch; /* 2 with guidance, else 1 */
+    int batch; /* branches of the largest call: 2 where a pass is guided, else 1 */
     Schedule schedule;
     const Noise *noise;
     const Sampler *sampler;
     const Reinit *reinit;
     void *noise_self, *sampler_self, *reinit_self;
-    int passes, calls;
+    int passes, calls, calls_of[2]; /* network calls: all; those of one branch, of two */
 } Run;
 /* On error nothing needs freeing. */
 int run_resolve(Run *, const gimbal_engine *, const gimbal_settings *, gimbal_error *err);
 void run_free(Run *);
+/* EUSAGE, naming `what`, when one of n values is not finite; x NULL: fine. */
+int check_given(const char *what, const float *x, size_t n, gimbal_error *err);
 /* Fills what the caller left to the model (NULL texts, "auto"): the values a recipe writes down. */
 void settings_fill(gimbal_settings *, const gimbal_engine *);
 
@@ -109,16 +116,15 @@ static inline int pass_on(const gimbal_error *from, gimbal_error *to)
 
 typedef struct {
     Cx *cx;
-    Plan *plan;
+    Plan *plan[2]; /* of a call with one branch, with two; NULL: no pass makes any */
     UnetCall call;
     gimbal_shape shape;
-    int batch, time_width, context_width;
-    double cfg;
-    float *context;  /* [batch,77,D]: negative, prompt */
-    float *x, *time; /* [batch*F,h,w,C], [batch,time_width] */
+    int batch, time_width, context_width; /* batch: the most branches of a call */
+    float *context;                       /* [batch,77,D]: negative, prompt */
+    float *x, *time;                      /* [batch*F,h,w,C], [batch,time_width] */
 } Guide;
-/* Plans the call; the arrays may still be NULL. NULL on error (in cx->err). */
-Plan *guide_plan(Guide *);
+/* Plans the call of b branches, 1 or 2; the arrays may still be NULL. NULL on error (in cx->err). */
+Plan *guide_plan(Guide *, int b);
 Denoise guide_denoise(Guide *);
 
 /* ---- the three networks, planned: plans.c ------------------------------------------------ */
@@ -127,11 +133,11 @@ Denoise guide_denoise(Guide *);
 typedef struct {
     const gimbal_engine *engine;
     Cx cx;
-    gimbal_error err; /* cx's own: a call starts with it clear */
-    Plan *text, *vae;
+    gimbal_error err;           /* cx's own: a call starts with it clear */
+    Plan *text, *vae, *encoder; /* encoder NULL until a run begins from a clip, or pictures are encoded */
     Guide guide;
-    gimbal_shape decode; /* shape of the VAE's plan: f frames a call */
-    char *work;          /* mapped, so that pages count only once they are used */
+    gimbal_shape decode, encode; /* latents' shape in the VAE's plans: f frames a call */
+    char *work;                  /* mapped, so that pages count only once they are used */
     size_t work_bytes;
     uint64_t host_bytes; /* arrays beside the plans: latents, noise, FFT buffers */
 } Plans;
@@ -139,6 +145,8 @@ typedef struct {
 int plans_make(Plans *, const gimbal_engine *, const Run *, gimbal_error *err);
 /* Plans the VAE again when `shape` asks for other chunks. */
 int plans_decode(Plans *, gimbal_shape shape, gimbal_error *err);
+/* Plans the encoder for pictures whose latents have this shape, when it is not planned so. */
+int plans_encode(Plans *, gimbal_shape latents, gimbal_error *err);
 /* Refuses with the numbers when there is too little memory, then takes it: work and the guide's arrays. */
 int plans_memory(Plans *, gimbal_error *err);
 /* Before a call: forgets an earlier error and earlier inputs. */
@@ -148,6 +156,8 @@ int plans_text(Plans *, const int32_t *ids, float *context, gimbal_error *err);
 /* z [f,h,w,C] of the planned chunk, divided by the scaling factor -> pictures [f,H,W,3], valid until the next
  * call. */
 int plans_picture(Plans *, const float *z, const float **pictures, gimbal_error *err);
+/* pictures [f,H,W,3] of the planned chunk, -1..1 -> moments [f,h,w,2C], valid until the next call. */
+int plans_moments(Plans *, const float *pictures, const float **moments, gimbal_error *err);
 size_t plans_work_bytes(const Plans *);
 size_t plans_pack_bytes(const Plans *);
 void plans_free(Plans *);
@@ -158,13 +168,31 @@ struct gimbal_session {
     gimbal_engine *engine;
     Run run;
     Plans plans;
+    char *recipe;           /* of the settings as they were given */
     int32_t ids[2][TOKENS]; /* negative, prompt */
     bool encoded;           /* guide.context is filled */
     WhiteNoise white;
     PriorNoise prior;
     Driver driver;
-    bool running; /* driver holds a run that is not finished */
+    bool running;  /* driver holds a run that is not finished */
+    bool busy;     /* a call is under way: a callback's further calls are refused, but for a decode ... */
+    bool paused;   /* ... while sampling waits for its progress callback, */
+    bool decoding; /* one at a time */
     atomic_int cancel;
 };
+
+/* Every call on a session begins and ends with these two; one inside another is refused. */
+int session_enter(gimbal_session *, const char *what, gimbal_error *err);
+int session_leave(gimbal_session *, int code); /* returns the code; a cancel is spent */
+/* Makes s->driver anew, at its beginning, and the random numbers too. */
+int session_start_run(gimbal_session *, gimbal_error *err);
+/* Progress of what is no sampling; ECANCEL when the callback says so. since: seconds_now() at its start. */
+int session_report(const gimbal_session *, const char *stage, int step, int steps, double since,
+                   gimbal_error *err);
+
+/* ---- pictures to latents: encode.c ------------------------------------------------------- */
+
+/* The encoder's noise eps [C,F,h,w], the first that is drawn from `white`; out NULL: drawn and dropped. */
+int encode_noise(WhiteNoise *white, gimbal_shape, float *out, gimbal_error *err);
 
 #endif

@@ -86,6 +86,13 @@ int locate_part(Part *part, PartKind kind, const char *model, Arena *keep, gimba
                      there ? part_config(kind) : part_name(kind), names);
 }
 
+int part_read_config(Part *part, PartKind kind, gimbal_error *err)
+{
+    if (!is_file(part->where))
+        return GIMBAL_OK;
+    return (kind == PART_SCHEDULER ? json_read_python : json_read)(&part->config, part->where, err);
+}
+
 /* What a lone weight file is, when no config.json lies beside it. */
 static int lone_file(const char *path, gimbal_error *err)
 {

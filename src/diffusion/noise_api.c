@@ -54,23 +54,38 @@ int gimbal_noise(const char *spec, const char *rng, uint64_t seed, int64_t frame
     return code;
 }
 
-int gimbal_mask(const char *spec, gimbal_shape shape, float *out, gimbal_error *err)
+/* The filter of a re-initialiser's spec. */
+static int find_lowpass(const char *spec, Lowpass *filter, gimbal_error *err)
 {
-    TRY(check_shape(shape, err));
     Arena keep = {0};
     const Reinit *reinit = NULL;
     void *self = NULL;
-    Lowpass filter;
     int code = reinit_parse(spec, &reinit, &self, &keep, err);
     if (!code && !reinit->lowpass)
         code = fail_hint(err, GIMBAL_EUSAGE, "freeinit has one", "re-initialiser %s has no low-pass filter",
                          reinit->name);
     if (!code)
-        code = reinit->lowpass(self, &filter);
-    if (!code)
-        lowpass_mask(&filter, shape.f, shape.h, shape.w, out);
+        code = reinit->lowpass(self, filter);
     arena_free(&keep);
     return code;
+}
+
+int gimbal_mask(const char *spec, gimbal_shape shape, float *out, gimbal_error *err)
+{
+    Lowpass filter;
+    TRY(check_shape(shape, err));
+    TRY(find_lowpass(spec, &filter, err));
+    lowpass_mask(&filter, shape.f, shape.h, shape.w, out);
+    return GIMBAL_OK;
+}
+
+/* Published filters come with the published mix. */
+int gimbal_mask_power(const char *spec, int *power, gimbal_error *err)
+{
+    Lowpass filter;
+    TRY(find_lowpass(spec, &filter, err));
+    *power = !filter.as_published;
+    return GIMBAL_OK;
 }
 
 int gimbal_mix(const float *low, const float *high, const float *mask, int power, gimbal_shape shape,

@@ -1,9 +1,13 @@
 /* pipeline.c: the driver: every pass of a re-initialiser's plan, every step of a pass, as arrays and a
  * Denoise.
  *
- *     x = eps0                                  pass 1: given, or drawn
- *     for each pass:   x = reinit.start(eps0, last result, fresh noise)       from the second pass on
- *         for each t:  raw = net(x, t);  x = sampler.step(x, raw, noise)
+ *     eps0 = reinit.first(given, or drawn)
+ *     x = start eps0,  or a(t) clip + s(t) eps0 where a clip is begun from           pass 1
+ *     for each pass:   x = reinit.start(eps0, what the last pass left, fresh noise)  from the second pass on
+ *         for each t:  raw = net(x, t);  x, x0 = sampler.step(x, raw, noise)
+ *
+ * With a clip every pass makes the last int(n * strength) of its n steps (diffusers' meaning), so that all
+ * passes start at the same level of noise. A pass that stops early leaves x where it stopped and x0.
  *
  * Random tensors are asked for in the order of the reference's one generator: initial noise, [step noise
  * of pass 1], fresh noise of pass 2, ... What the caller gives is not drawn. A run that was cancelled
@@ -12,25 +16,54 @@
  *
  * Knows registries' contracts and progress. Refuses to know models, text, files; x is [C,F,h,w], one
  * clip. */
-#include "diffusion/diffusion.h"
+#include "diffusion/driver.h"
 
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
-struct DriverState {
-    Arena keep; /* grids */
-    int passes, pass, step;
-    bool begun; /* x holds the start of `pass`, the sampler is prepared */
-    Grid grid[MAX_PASSES];
-    int calls, total_calls;
-    double elapsed, in_calls, in_first_call; /* seconds: of all driver_runs, of network calls, of the first */
-    float *eps0, *x, *next, *raw, *x0, *injected; /* one allocation, at eps0 */
-};
+/* ---- the plan ---------------------------------------------------------------------------- */
 
-int driver_passes(const Driver *d, Pass *out, int max)
+/* from and to of one pass, its grid made. */
+static void place_steps(const Driver *d, const Pass *pass, PlannedPass *out)
 {
-    return d->reinit->plan(d->reinit_self, d->steps, out, max);
+    const int n = out->grid.n, kept = d->clip ? MIN(MAX((int)(n * d->strength), 1), n) : n;
+    out->from = n - kept;
+    out->to = pass->run > 0 ? MIN(out->from + pass->run, n) : n;
+    for (int k = out->from + 1; pass->until > 0 && k < out->to; k++)
+        if (out->grid.t[k] <= pass->until)
+            out->to = k;
+    out->cfg = pass->cfg > 0 ? pass->cfg : d->cfg;
+}
+
+static int check_strength(const Driver *d, gimbal_error *err)
+{
+    if (!d->clip || (d->strength > 0 && d->strength <= 1 && (int)(d->steps * d->strength) >= 1))
+        return GIMBAL_OK;
+    if (d->strength > 0 && d->strength <= 1)
+        return fail_hint(err, GIMBAL_EUSAGE, "a larger strength, or more steps",
+                         "strength %g of %d steps is less than one step", d->strength, d->steps);
+    return fail_hint(err, GIMBAL_EUSAGE, "at 0 there is nothing to do: the clip stays as it is",
+                     "strength is %g, expected more than 0 and at most 1", d->strength);
+}
+
+int driver_plan(const Driver *d, PlannedPass *out, Arena *keep, gimbal_error *err)
+{
+    Pass plan[MAX_PASSES] = {0};
+    const char *why =
+        d->reinit->refuses ? d->reinit->refuses(d->reinit_self, d->sampler->name, d->clip != NULL) : NULL;
+    if (why)
+        return fail(err, GIMBAL_EUSAGE, "%s cannot serve sampler %s%s: %s", d->reinit->name, d->sampler->name,
+                    d->clip ? " from a clip" : "", why);
+    TRY(check_strength(d, err));
+    const int passes = d->reinit->plan(d->reinit_self, d->steps, plan, MAX_PASSES);
+    if (passes < 1)
+        return fail(err, GIMBAL_EUSAGE, "%s plans no passes for %d steps", d->reinit->name, d->steps);
+    for (int i = 0; i < passes; i++) {
+        TRY(sampler_grid(d->sampler, &out[i].grid, d->schedule, plan[i].steps, keep, err));
+        place_steps(d, &plan[i], &out[i]);
+    }
+    return passes;
 }
 
 static void state_free(struct DriverState *state)
@@ -48,28 +81,25 @@ void driver_end(Driver *d)
     d->state = NULL;
 }
 
-/* Everything that can be wrong before the first network call: the plan, its grids, the pairing. */
+/* Everything that can be wrong before the first network call, then memory. */
 static int prepare(const Driver *d, struct DriverState *state, gimbal_error *err)
 {
-    Pass plan[MAX_PASSES];
-    const char *why = d->reinit->refuses ? d->reinit->refuses(d->reinit_self, d->sampler->name) : NULL;
-    if (why)
-        return fail(err, GIMBAL_EUSAGE, "%s cannot serve sampler %s: %s", d->reinit->name, d->sampler->name,
-                    why);
-    state->passes = driver_passes(d, plan, MAX_PASSES);
-    if (state->passes < 1)
-        return fail(err, GIMBAL_EUSAGE, "%s plans no passes for %d steps", d->reinit->name, d->steps);
+    state->passes = driver_plan(d, state->plan, &state->keep, err);
+    if (state->passes < 0)
+        return state->passes;
     for (int i = 0; i < state->passes; i++) {
-        TRY(grid_make(&state->grid[i], d->schedule, plan[i].steps, &state->keep, err));
-        state->total_calls += state->grid[i].n;
+        const int steps = state->plan[i].to - state->plan[i].from;
+        state->total_calls += steps;
+        state->total_work += steps * branches(state->plan[i].cfg);
     }
     const size_t n = shape_count(d->shape);
-    float **const arrays[] = {&state->eps0, &state->x,  &state->next,
-                              &state->raw,  &state->x0, &state->injected};
-    float *memory = alloc_array(n * COUNT(arrays), sizeof(float));
+    float **const arrays[] = {&state->eps0, &state->x,        &state->next,   &state->raw,
+                              &state->x0,   &state->injected, &state->history};
+    const int count = COUNT(arrays) - 1 + d->sampler->history;
+    float *memory = alloc_array(n * (size_t)count, sizeof(float));
     if (!memory)
-        return fail(err, GIMBAL_ENOMEM, "no memory for %d clips of %zu latent values", COUNT(arrays), n);
-    for (int i = 0; i < COUNT(arrays); i++)
+        return fail(err, GIMBAL_ENOMEM, "no memory for %d clips of %zu latent values", count, n);
+    for (int i = 0; i < COUNT(arrays); i++) /* history is the last: behind it nothing else */
         *arrays[i] = memory + n * (size_t)i;
     return GIMBAL_OK;
 }
@@ -83,13 +113,14 @@ static int draw(Source source, DrawReq req, const char *what, float *out, gimbal
                 : GIMBAL_OK;
 }
 
-/* A Source over the caller's fresh noise, self = Driver; passes beyond it come from the prior. */
+/* A Source over the caller's fresh noise, self = Driver; passes beyond it, and what a re-initialiser asks for
+ * besides, come from the prior. */
 static int draw_fresh(void *self, const DrawReq *req, float *out)
 {
     const Driver *d = self;
     const size_t n = shape_count(req->shape);
     const int place = req->pass - 1; /* the first pass has none */
-    if (!d->fresh || place < 0 || place >= d->n_fresh)
+    if (!d->fresh || place < 0 || place >= d->n_fresh || req->step > 0)
         return d->noise.draw(d->noise.self, req, out);
     memcpy(out, d->fresh + (size_t)place * n, n * sizeof *out);
     return GIMBAL_OK;
@@ -109,35 +140,75 @@ static int stopped(const Driver *d, gimbal_error *err)
                 MIN(s->pass + 1, s->passes), s->passes, s->calls, s->total_calls);
 }
 
-/* x becomes the unit noise that the pass starts from; the sampler is made ready. */
+/* What a re-initialiser may know before `pass`. */
+static ReinitIn surroundings(Driver *d)
+{
+    struct DriverState *s = d->state;
+    const PlannedPass *now = &s->plan[s->pass], *last = now - 1;
+    ReinitIn in = {.schedule = d->schedule,
+                   .t = now->grid.t[now->from],
+                   .pass = s->pass,
+                   .shape = d->shape,
+                   .eps0 = s->eps0,
+                   .x_t = -1,
+                   .noise = {draw_fresh, d}};
+    if (s->pass > 0) {
+        const bool whole = last->to == last->grid.n;
+        in.x = s->x, in.x0 = whole ? s->x : s->x0;
+        in.x_t = whole ? -1 : grid_next(&last->grid, last->to - 1);
+    }
+    return in;
+}
+
+/* eps0, and x from it. */
+static int start_first(Driver *d, gimbal_error *err)
+{
+    struct DriverState *s = d->state;
+    const Grid *grid = &s->plan[0].grid;
+    const size_t n = shape_count(d->shape);
+    const ReinitIn in = surroundings(d);
+    if (d->given)
+        memcpy(s->eps0, d->given, n * sizeof *s->eps0);
+    else
+        TRY(draw(d->noise, (DrawReq){.why = DRAW_INIT, .shape = d->shape}, "initial noise", s->eps0, err));
+    if (d->reinit->first)
+        TRY(d->reinit->first(d->reinit_self, &in, s->eps0, err));
+    const float a = d->clip ? (float)schedule_a(d->schedule, in.t) : 0.0f;
+    const float scale = (float)(d->clip ? schedule_s(d->schedule, in.t) : grid->start);
+    for (size_t i = 0; i < n; i++)
+        s->x[i] = d->clip ? a * d->clip[i] + scale * s->eps0[i] : scale * s->eps0[i];
+    return GIMBAL_OK;
+}
+
+/* x becomes what the pass starts from; the sampler is made ready. */
 static int begin_pass(Driver *d, gimbal_error *err)
 {
     struct DriverState *s = d->state;
-    const Grid *grid = &s->grid[s->pass];
-    const size_t bytes = shape_count(d->shape) * sizeof(float);
-    TRY(d->sampler->begin(d->sampler_self, d->schedule, grid, d->eta, err));
+    const PlannedPass *now = &s->plan[s->pass];
+    TRY(d->sampler->begin(d->sampler_self, d->schedule, &now->grid, d->eta, s->history, err));
     if (s->pass > 0) {
-        const ReinitIn in = {.schedule = d->schedule,
-                             .grid = grid,
-                             .pass = s->pass,
-                             .shape = d->shape,
-                             .eps0 = s->eps0,
-                             .x0 = s->x,
-                             .x = s->x,
-                             .x_t = -1,
-                             .noise = {draw_fresh, d}};
+        const ReinitIn in = surroundings(d);
         TRY(d->reinit->start(d->reinit_self, &in, s->next, err));
         float *start = s->next;
         s->next = s->x, s->x = start;
     } else {
-        if (d->given)
-            memcpy(s->eps0, d->given, bytes);
-        else
-            TRY(draw(d->noise, (DrawReq){.why = DRAW_INIT, .shape = d->shape}, "initial noise", s->eps0,
-                     err));
-        memcpy(s->x, s->eps0, bytes);
+        TRY(start_first(d, err));
     }
+    s->step = now->from;
     s->begun = true;
+    return GIMBAL_OK;
+}
+
+/* raw = the network at t[step], and what it took. */
+static int call_network(Driver *d, double t, gimbal_error *err)
+{
+    struct DriverState *s = d->state;
+    const double cfg = s->plan[s->pass].cfg, from = seconds_now();
+    TRY(d->net.predict(d->net.self, s->x, d->shape, t, cfg, s->raw, err));
+    if (s->calls++ == 0)
+        s->in_first_call = seconds_now() - from;
+    else
+        s->in_calls += seconds_now() - from, s->work += branches(cfg);
     return GIMBAL_OK;
 }
 
@@ -146,13 +217,10 @@ static int begin_pass(Driver *d, gimbal_error *err)
 static int one_step(Driver *d, gimbal_error *err)
 {
     struct DriverState *s = d->state;
-    const double t = s->grid[s->pass].t[s->step], from = seconds_now();
+    const Grid *grid = &s->plan[s->pass].grid;
+    const double t = grid->t[s->step];
     const size_t n = shape_count(d->shape);
-    TRY(d->net.predict(d->net.self, s->x, d->shape, t, d->cfg, s->raw, err));
-    const double seconds = seconds_now() - from;
-    s->in_calls += seconds;
-    if (s->calls++ == 0)
-        s->in_first_call = seconds;
+    TRY(call_network(d, t, err));
 
     const float *injected = NULL;
     if (d->sampler->injects(d->sampler_self, s->step)) {
@@ -160,8 +228,7 @@ static int one_step(Driver *d, gimbal_error *err)
         TRY(draw(d->noise, req, "step noise", s->injected, err));
         injected = s->injected;
     }
-    const int code = d->sampler->step(d->sampler_self, s->step, n, s->x, s->raw, injected, s->next,
-                                      d->progress ? s->x0 : NULL);
+    const int code = d->sampler->step(d->sampler_self, s->step, n, s->x, s->raw, injected, s->next, s->x0);
     if (code)
         return fail(err, code, "sampler %s failed in pass %d, step %d", d->sampler->name, s->pass + 1,
                     s->step + 1);
@@ -169,7 +236,7 @@ static int one_step(Driver *d, gimbal_error *err)
         if (!isfinite(s->next[i]))
             return fail(err, GIMBAL_EVALUE,
                         "latents are not finite after pass %d, step %d of %d, timestep %g", s->pass + 1,
-                        s->step + 1, s->grid[s->pass].n, t);
+                        s->step + 1, grid->n, t);
     float *done = s->next;
     s->next = s->x, s->x = done;
     s->step++;
@@ -178,17 +245,17 @@ static int one_step(Driver *d, gimbal_error *err)
 
 /* ---- progress ---------------------------------------------------------------------------- */
 
-/* Seconds to go, from the mean of all calls but the first, which also prepares weights; < 0 while
+/* Seconds to go, from the mean of all branches but the first call's, which also prepares weights; < 0 while
  * unknown. */
 static double seconds_left(const struct DriverState *s)
 {
-    const int left = s->total_calls - s->calls;
+    const double first = branches(s->plan[0].cfg), left = s->total_work - first - s->work;
     if (s->calls > 1)
-        return left * (s->in_calls - s->in_first_call) / (s->calls - 1);
-    return s->calls == 1 ? left * s->in_first_call : -1;
+        return left * s->in_calls / s->work;
+    return s->calls == 1 ? left * s->in_first_call / first : -1;
 }
 
-/* `step` of pass `pass` (0-based) has ended; nonzero: stop. */
+/* `step` steps of pass `pass` (0-based) are made; nonzero: stop. */
 static int report(const Driver *d, const char *stage, int pass, int step, double elapsed,
                   const float *latents)
 {
@@ -199,7 +266,7 @@ static int report(const Driver *d, const char *stage, int pass, int step, double
                                .pass = pass + 1,
                                .passes = s->passes,
                                .step = step,
-                               .steps = s->grid[pass].n,
+                               .steps = s->plan[pass].to - s->plan[pass].from,
                                .calls = s->calls,
                                .total_calls = s->total_calls,
                                .elapsed = elapsed,
@@ -210,7 +277,7 @@ static int report(const Driver *d, const char *stage, int pass, int step, double
 }
 
 /* The passes that are left. The state is complete before every callback, so that any of them may stop the
- * run. */
+ * run. A pass's result is a clean clip: x at the end, its x0 where it stopped early. */
 static int run(Driver *d, double since, gimbal_error *err)
 {
     struct DriverState *s = d->state;
@@ -219,34 +286,40 @@ static int run(Driver *d, double since, gimbal_error *err)
             return stopped(d, err);
         if (!s->begun)
             TRY(begin_pass(d, err));
-        while (s->step < s->grid[s->pass].n) {
+        const PlannedPass *now = &s->plan[s->pass];
+        while (s->step < now->to) {
             if (cancelled(d))
                 return stopped(d, err);
             TRY(one_step(d, err));
-            if (report(d, "sample", s->pass, s->step, s->elapsed + seconds_now() - since, s->x0))
+            if (report(d, "sample", s->pass, s->step - now->from, s->elapsed + seconds_now() - since, s->x0))
                 return stopped(d, err);
         }
-        const int pass = s->pass++, steps = s->step;
-        s->step = 0, s->begun = false;
-        if (report(d, "pass", pass, steps, s->elapsed + seconds_now() - since, s->x))
+        const int pass = s->pass++;
+        s->begun = false;
+        if (report(d, "pass", pass, now->to - now->from, s->elapsed + seconds_now() - since,
+                   now->to < now->grid.n ? s->x0 : s->x))
             return stopped(d, err);
     }
     return GIMBAL_OK;
 }
 
+int driver_prepare(Driver *d, gimbal_error *err)
+{
+    if (d->state)
+        return GIMBAL_OK;
+    struct DriverState *state = calloc(1, sizeof *state);
+    const int code = state ? prepare(d, state, err) : fail(err, GIMBAL_ENOMEM, "no memory for a run's state");
+    if (code)
+        state_free(state);
+    else
+        d->state = state;
+    return code;
+}
+
 int driver_run(Driver *d, float *latents, gimbal_error *err)
 {
     const double since = seconds_now();
-    if (!d->state) {
-        struct DriverState *state = calloc(1, sizeof *state);
-        const int code =
-            state ? prepare(d, state, err) : fail(err, GIMBAL_ENOMEM, "no memory for a run's state");
-        if (code) {
-            state_free(state);
-            return code;
-        }
-        d->state = state;
-    }
+    TRY(driver_prepare(d, err));
     const int code = run(d, since, err);
     d->state->elapsed += seconds_now() - since;
     if (!code)

@@ -1,9 +1,9 @@
-/* plans.c: the three networks of a run, planned before anything is allocated, and the one memory they share.
+/* plans.c: the networks of a run, planned before anything is allocated, and the one memory they share.
  *
- * The text encoder, the U-Net and the VAE never run at the same time, so the work memory is the largest of
- * the three plans, not their sum. It is mapped once: pages that no network touches cost nothing. The VAE
- * decodes a few frames a call: as many as make about 128 x 128 x 8 pixels, by the picture's size alone, so
- * that neither threads nor free memory change what comes out.
+ * The text encoder, the U-Net and the VAE's two halves never run at the same time, so the work memory is the
+ * largest of the plans, not their sum. It is mapped once: pages that no network touches cost nothing. The VAE
+ * encodes and decodes a few frames a call: as many as make about 128 x 128 x 8 pixels, by the picture's size
+ * alone, so that neither threads nor free memory change what comes out.
  *
  * Knows sizes and the networks' entry points. Refuses to know prompts, samplers and passes. */
 #include "diffusion/engine.h"
@@ -18,7 +18,7 @@ enum { DECODE_PIXELS = 128 * 128 * 8, DECODE_FRAMES = 8 };
 /* ---- planning ---------------------------------------------------------------------------- */
 
 /* Frames of one VAE call: F frames in as few calls as the limit allows, evenly, so that little is padded. */
-static int decode_frames(int frames, int64_t pixels)
+static int frames_a_call(int frames, int64_t pixels)
 {
     const int64_t most = MIN(MAX(DECODE_PIXELS / pixels, 1), DECODE_FRAMES);
     const int64_t calls = (frames + most - 1) / most;
@@ -28,7 +28,7 @@ static int decode_frames(int frames, int64_t pixels)
 int plans_decode(Plans *p, gimbal_shape s, gimbal_error *err)
 {
     const int64_t factor = vae_factor(p->engine->vae);
-    s.f = decode_frames(s.f, s.h * factor * s.w * factor);
+    s.f = frames_a_call(s.f, s.h * factor * s.w * factor);
     if (p->vae && p->decode.f == s.f && p->decode.h == s.h && p->decode.w == s.w)
         return GIMBAL_OK;
     plan_free(p->vae);
@@ -36,6 +36,19 @@ int plans_decode(Plans *p, gimbal_shape s, gimbal_error *err)
     p->vae = plan_make(&p->cx, vae_decode, p->engine->vae, &z);
     p->decode = s;
     return p->vae ? GIMBAL_OK : pass_on(&p->err, err);
+}
+
+int plans_encode(Plans *p, gimbal_shape s, gimbal_error *err)
+{
+    const int64_t factor = vae_factor(p->engine->vae), height = s.h * factor, width = s.w * factor;
+    s.f = frames_a_call(s.f, height * width);
+    if (p->encoder && p->encode.f == s.f && p->encode.h == s.h && p->encode.w == s.w)
+        return GIMBAL_OK;
+    plan_free(p->encoder);
+    Tensor *x = tensor_input(&p->cx, F32, 4, (int64_t[]){s.f, height, width, 3}, NULL);
+    p->encoder = plan_make(&p->cx, vae_encode, p->engine->vae, &x);
+    p->encode = s;
+    return p->encoder ? GIMBAL_OK : pass_on(&p->err, err);
 }
 
 static int plan_guide(Plans *p, const Run *run, gimbal_error *err)
@@ -48,10 +61,11 @@ static int plan_guide(Plans *p, const Run *run, gimbal_error *err)
         .batch = run->batch,
         .time_width = e->shape.width[0],
         .context_width = e->shape.context,
-        .cfg = run->s.cfg,
     };
-    p->guide.plan = guide_plan(&p->guide);
-    return p->guide.plan ? GIMBAL_OK : pass_on(&p->err, err);
+    for (int b = 1; b <= 2; b++)
+        if (run->calls_of[b - 1] > 0 && !(p->guide.plan[b - 1] = guide_plan(&p->guide, b)))
+            return pass_on(&p->err, err);
+    return GIMBAL_OK;
 }
 
 static int plan_text(Plans *p, gimbal_error *err)
@@ -62,13 +76,16 @@ static int plan_text(Plans *p, gimbal_error *err)
 }
 
 /* Arrays beside the plans: the guide's, the driver's and sampler's (about ten clips), complex FFT buffers of
- * one channel for three clips, the picture being handed over. */
+ * one channel for three clips, the picture being handed over; a clip to begin from, its latents and pictures,
+ * and the few that are encoded at a time as float32. */
 static uint64_t host_bytes(const Run *run)
 {
     const uint64_t clip = shape_count(run->shape), channel = clip / (uint64_t)run->shape.c;
-    const uint64_t given = run->s.latents ? 0 : clip;
-    return sizeof(float) * ((10 + (uint64_t)run->batch) * clip + given + 6 * channel) +
-           3ull * run->s.width * run->s.height;
+    const uint64_t given = run->s.latents ? 0 : clip, picture = 3ull * run->s.width * run->s.height;
+    const uint64_t begin = run->s.clip ? picture * (uint64_t)run->shape.f + sizeof(float) * 2 * clip +
+                                             sizeof(float) * picture * DECODE_FRAMES
+                                       : 0;
+    return sizeof(float) * ((10 + (uint64_t)run->batch) * clip + given + 6 * channel) + picture + begin;
 }
 
 int plans_make(Plans *p, const gimbal_engine *e, const Run *run, gimbal_error *err)
@@ -82,6 +99,8 @@ int plans_make(Plans *p, const gimbal_engine *e, const Run *run, gimbal_error *e
         code = plan_guide(p, run, err);
     if (!code)
         code = plans_decode(p, run->shape, err);
+    if (!code && run->s.clip)
+        code = plans_encode(p, run->shape, err);
     if (code)
         plans_free(p);
     return code;
@@ -89,13 +108,19 @@ int plans_make(Plans *p, const gimbal_engine *e, const Run *run, gimbal_error *e
 
 size_t plans_work_bytes(const Plans *p)
 {
-    const size_t nets = MAX(plan_bytes(p->guide.plan), plan_bytes(p->vae));
-    return MAX(plan_bytes(p->text), nets);
+    size_t nets = plan_bytes(p->text);
+    for (int i = 0; i < COUNT(p->guide.plan); i++)
+        nets = MAX(nets, p->guide.plan[i] ? plan_bytes(p->guide.plan[i]) : 0);
+    return MAX(nets, MAX(plan_bytes(p->vae), p->encoder ? plan_bytes(p->encoder) : 0));
 }
 
 size_t plans_pack_bytes(const Plans *p)
 {
-    return plan_pack_bytes(p->text) + plan_pack_bytes(p->guide.plan) + plan_pack_bytes(p->vae);
+    size_t guide = 0; /* both calls use the same packs */
+    for (int i = 0; i < COUNT(p->guide.plan); i++)
+        guide = MAX(guide, p->guide.plan[i] ? plan_pack_bytes(p->guide.plan[i]) : 0);
+    return plan_pack_bytes(p->text) + guide + plan_pack_bytes(p->vae) +
+           (p->encoder ? plan_pack_bytes(p->encoder) : 0);
 }
 
 /* ---- memory ------------------------------------------------------------------------------ */
@@ -152,8 +177,10 @@ int plans_memory(Plans *p, gimbal_error *err)
 void plans_free(Plans *p)
 {
     plan_free(p->text);
-    plan_free(p->guide.plan);
+    plan_free(p->guide.plan[0]);
+    plan_free(p->guide.plan[1]);
     plan_free(p->vae);
+    plan_free(p->encoder);
     free(p->guide.x);
     free(p->guide.time);
     free(p->guide.context);
@@ -195,5 +222,19 @@ int plans_picture(Plans *p, const float *z, const float **pictures, gimbal_error
     if (!y)
         return pass_on(&p->err, err);
     *pictures = y->d;
+    return GIMBAL_OK;
+}
+
+int plans_moments(Plans *p, const float *pictures, const float **moments, gimbal_error *err)
+{
+    const gimbal_shape s = p->encode;
+    const int64_t factor = vae_factor(p->engine->vae);
+    TRY(take_work(p, err));
+    plans_clear(p);
+    Tensor *in = tensor_input(&p->cx, F32, 4, (int64_t[]){s.f, s.h * factor, s.w * factor, 3}, pictures);
+    const Tensor *y = plan_run(&p->cx, p->encoder, vae_encode, p->engine->vae, &in);
+    if (!y)
+        return pass_on(&p->err, err);
+    *moments = y->d;
     return GIMBAL_OK;
 }

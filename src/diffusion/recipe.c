@@ -57,6 +57,8 @@ static json_t *given_json(const gimbal_settings *s)
         json_array_append_new(out, json_string("latents"));
     if (s->fresh)
         json_array_append_new(out, json_string("reinit-noise"));
+    if (s->clip)
+        json_array_append_new(out, json_string("clip"));
     return out;
 }
 

@@ -6,72 +6,56 @@
  *
  * Corrected, the default: t is the first timestep that the coming pass samples; m has gain 1 at DC for
  * every size and its true radius; g = sqrt(1 - m^2), so that noise stays of variance 1.
+ * early=K: every pass but the last stops after K steps; x0 is then what the network takes the clip to be.
  * compat=1, what diffusers 0.33 does, faults included: t = T-1 always, the published mask, g = 1 - m.
  *
  * Knows the schedule's a and s, masks and noise handed to it. Refuses to know models, samplers' insides,
  * files. */
-#include "diffusion/diffusion.h"
+#include "diffusion/reinit_filter.h"
 
-#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
 typedef struct {
-    int passes, order, fast, compat;
-    const char *filter;
-    double ds, dt;
+    int passes, fast, compat, early;
+    double early_cfg;
+    FilterOptions filter;
 } FreeInit;
-
-/* In the order of LowpassKind. */
-static const char *const filters[] = {"butterworth", "gaussian", "ideal", "box", NULL};
 
 static const gimbal_option options[] = {
     {.name = "passes",
-     .help = "samplings in all, the first included; each further one costs as much as plain sampling",
+     .help = "samplings in all, the first included; each further one costs as much as plain sampling, unless "
+             "early or fast shortens it",
      .type = GIMBAL_INT,
      .offset = offsetof(FreeInit, passes),
      .def = 3,
      .min = 1,
      .max = MAX_PASSES},
-    {.name = "filter",
-     .help = "edge of the kept band: butterworth is the compromise, gaussian the steadiest and calms motion, "
-             "ideal "
-             "and box cut hard",
-     .type = GIMBAL_CHOICE,
-     .offset = offsetof(FreeInit, filter),
-     .text = "butterworth",
-     .choices = filters},
-    {.name = "order",
-     .help = "steepness of butterworth's edge: low is soft like gaussian, high is hard like ideal",
-     .type = GIMBAL_INT,
-     .offset = offsetof(FreeInit, order),
-     .def = 4,
-     .min = 1,
-     .max = 64},
-    {.name = "ds",
-     .help =
-         "how much of the picture's layout is kept from the last pass: highest kept frequency in space, 1 = "
-         "Nyquist, 0 = nothing",
-     .type = GIMBAL_REAL,
-     .offset = offsetof(FreeInit, ds),
-     .def = 0.25,
-     .min = 0,
-     .max = 2},
-    {.name = "dt",
-     .help = "how much of its motion is kept: highest kept frequency in time, 1 = Nyquist, 0 = nothing; "
-             "lower lets "
-             "motion be drawn anew",
-     .type = GIMBAL_REAL,
-     .offset = offsetof(FreeInit, dt),
-     .def = 0.25,
-     .min = 0,
-     .max = 2},
+    FILTER_OPTIONS(FreeInit, filter, "the last pass"),
     {.name = "fast",
      .help = "coarse to fine: early passes make fewer steps; three passes take the time of two, layout is a "
              "little "
              "rougher",
      .type = GIMBAL_BOOL,
      .offset = offsetof(FreeInit, fast)},
+    {.name = "early",
+     .help = "every pass but the last stops after this many of its steps and hands on its estimate of the "
+             "clip, a "
+             "rougher layout; 8 of 25 steps make two passes take 1.32 times one's time; 0: all steps",
+     .type = GIMBAL_INT,
+     .offset = offsetof(FreeInit, early),
+     .def = 0,
+     .min = 0,
+     .max = 10000},
+    {.name = "early-cfg",
+     .help =
+         "guidance scale of every pass but the last; 1 halves their time (one network call in place of two): "
+         "layout follows the prompt less, motion is slowed down less; 0: the run's",
+     .type = GIMBAL_REAL,
+     .offset = offsetof(FreeInit, early_cfg),
+     .def = 0,
+     .min = 0,
+     .max = 1000},
     {.name = "compat",
      .help =
          "exactly as diffusers, faults included (weaker noise, wider ideal filter); with sampler ddim only",
@@ -88,7 +72,9 @@ static int plan(const void *self, int steps, Pass *out, int max)
         return GIMBAL_EUSAGE;
     for (int i = 0; i < o->passes; i++) {
         const int coarse = (int)((double)steps / o->passes * (i + 1));
-        out[i].steps = o->fast ? MAX(1, coarse) : steps;
+        out[i] = (Pass){.steps = o->fast ? MAX(1, coarse) : steps};
+        if (i < o->passes - 1)
+            out[i].run = MIN(o->early, out[i].steps), out[i].cfg = o->early_cfg;
     }
     return o->passes;
 }
@@ -96,10 +82,7 @@ static int plan(const void *self, int steps, Pass *out, int max)
 static int lowpass(const void *self, Lowpass *out)
 {
     const FreeInit *o = self;
-    *out = (Lowpass){.order = o->order, .ds = o->ds, .dt = o->dt, .as_published = o->compat};
-    for (int i = 0; filters[i]; i++)
-        if (!strcmp(filters[i], o->filter))
-            out->kind = (LowpassKind)i;
+    *out = filter_lowpass(&o->filter, o->compat);
     return GIMBAL_OK;
 }
 
@@ -116,36 +99,32 @@ static void renoise(const Schedule *schedule, double t, size_t n, const float *x
 static int start(const void *self, const ReinitIn *in, float *x, gimbal_error *err)
 {
     const FreeInit *o = self;
-    const gimbal_shape shape = in->shape;
-    const size_t n = shape_count(shape), plane = n / (size_t)shape.c;
-    float *fresh = alloc_array(n + plane, sizeof(float));
-    if (!fresh)
-        return fail(err, GIMBAL_ENOMEM, "freeinit: no memory for %zu values of noise and mask", n + plane);
-
-    float *mask = fresh + n;
+    const size_t n = shape_count(in->shape);
     Lowpass filter;
-    lowpass(self, &filter);
-    lowpass_mask(&filter, shape.f, shape.h, shape.w, mask);
-    renoise(in->schedule, o->compat ? in->schedule->T - 1 : in->grid->t[0], n, in->x0, in->eps0, x);
-
-    const DrawReq req = {.why = DRAW_FRESH, .pass = in->pass, .shape = shape};
-    int code = in->noise.draw(in->noise.self, &req, fresh);
-    if (code)
-        fail(err, code, "freeinit: the fresh noise of pass %d cannot be drawn", in->pass + 1);
-    else
-        code = spectral_mix(x, fresh, mask, !o->compat, shape, x, NULL, err);
+    lowpass(o, &filter);
+    float *fresh = alloc_array(n, sizeof *fresh);
+    if (!fresh)
+        return fail(err, GIMBAL_ENOMEM, "freeinit: no memory for %zu values of noise", n);
+    renoise(in->schedule, o->compat ? in->schedule->T - 1 : in->t, n, in->x0, in->eps0, x);
+    int code = fresh_noise(in, "freeinit", in->pass, 0, fresh, err);
+    if (!code)
+        code = filter_mix(&filter, x, fresh, in->shape, x, err);
     free(fresh); /* a clip's size once per pass: too large to keep through the sampling in between */
     return code;
 }
 
-static const char *refuses(const void *self, const char *sampler)
+static const char *refuses(const void *self, const char *sampler, bool from_clip)
 {
     const FreeInit *o = self;
-    if (!o->compat || !strcmp(sampler, "ddim"))
+    if (!o->compat)
         return NULL;
-    return "compat=1 repeats diffusers' loop, which is sound with ddim only: other schedulers scale the "
-           "stored noise "
-           "twice or lack the last timestep";
+    if (strcmp(sampler, "ddim"))
+        return "compat=1 repeats diffusers' loop, which is sound with ddim only: other schedulers scale the "
+               "stored noise twice or lack the last timestep";
+    if (from_clip)
+        return "compat=1 repeats diffusers' loop, which is unsound where a clip is begun from: each pass "
+               "applies the strength again, and noise is of the last timestep, not of the first sampled";
+    return NULL;
 }
 
 const Reinit reinit_freeinit = {

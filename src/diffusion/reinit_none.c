@@ -9,7 +9,7 @@ static int plan(const void *self, int steps, Pass *out, int max)
     (void)self;
     if (max < 1)
         return GIMBAL_EUSAGE;
-    out[0].steps = steps;
+    out[0] = (Pass){.steps = steps};
     return 1;
 }
 

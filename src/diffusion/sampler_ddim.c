@@ -27,16 +27,18 @@ static double alpha(const Schedule *schedule, double t)
 
 /* Alphas that vanish (zero terminal SNR) are served where the formulas hold: x0 cannot be had from pure
  * noise and a prediction of that noise. */
-static int begin(void *self, const Schedule *schedule, const Grid *grid, double eta, gimbal_error *err)
+static int begin(void *self, const Schedule *schedule, const Grid *grid, double eta, float *history,
+                 gimbal_error *err)
 {
+    (void)history;
     if (!(eta >= 0.0 && eta <= 1.0))
         return fail_hint(err, GIMBAL_EUSAGE, "0 is deterministic, 1 is as noisy as DDPM",
                          "ddim: eta is %g; expected 0..1", eta);
     for (int k = 0; k < grid->n; k++) {
         const double t = grid->t[k];
-        if (schedule_a(schedule, t - grid->ratio) <= 0.0)
+        if (schedule_a(schedule, grid_next(grid, k)) <= 0.0)
             return fail(err, GIMBAL_EMODEL, "ddim: the schedule's alpha is 0 at timestep %g, before the last",
-                        t - grid->ratio);
+                        grid_next(grid, k));
         if (schedule_a(schedule, t) <= 0.0 && schedule->prediction == PREDICT_EPSILON)
             return fail_hint(
                 err, GIMBAL_EMODEL, "use spacing leading, which does not start at the last timestep",
@@ -62,7 +64,7 @@ static int step(void *self, int k, size_t n, const float *x, const float *raw, c
     enum { BLOCK = 512 };
     const Ddim *o = self;
     const double t = o->grid->t[k];
-    const double now = alpha(o->schedule, t), prev = alpha(o->schedule, t - o->grid->ratio);
+    const double now = alpha(o->schedule, t), prev = alpha(o->schedule, grid_next(o->grid, k));
     const double v = o->eta * o->eta * (1.0 - prev) / (1.0 - now) * (1.0 - now / prev);
     const double keep = sqrt(prev), toward = sqrt(fmax(1.0 - prev - v, 0.0)), sigma = sqrt(fmax(v, 0.0));
 
@@ -85,6 +87,7 @@ const Sampler sampler_ddim = {
     .help = "deterministic at eta 0, as noisy as DDPM at eta 1",
     .source = "Song et al., Denoising Diffusion Implicit Models, ICLR 2021",
     .size = sizeof(Ddim),
+    .takes_eta = true,
     .begin = begin,
     .injects = injects,
     .step = step,

@@ -236,7 +236,10 @@ static int read_process(Schedule *s, const json_t *config, const char *where, co
         TRY(formula_betas(config, where, cls, *betas, s->T, s->alpha_bar, err));
     }
     s->betas = *betas == LISTED ? NULL : beta_names[*betas];
+    s->sampler = sampler_known(cls->sampler) ? cls->sampler : "ddim";
     accumulate(s->alpha_bar, s->T, s->zero_snr);
+    if (!(s->alpha_bar[0] > 0)) /* nan: betas too small to be told from 0, stretched to zero SNR */
+        return fail(err, GIMBAL_EFORMAT, "%s: its betas leave no noise to rescale to zero SNR", where);
     return GIMBAL_OK;
 }
 
@@ -247,7 +250,7 @@ static int read_sampling(Schedule *s, const json_t *config, const char *where, c
 {
     int spacing = SPACING_LEADING;
     bool final_one = true;
-    s->steps_offset = MIN(1, s->T - 1), s->clip_range = 1;
+    s->steps_offset = MIN(1, s->T - 1), s->clip_range = 1, s->lambda_min = -INFINITY;
     if (cls->whole) {
         TRY(read_word(config, where, "timestep_spacing", spacing_names, (int)cls->spacing, &spacing, err));
         TRY(json_get_int(config, where, "steps_offset", 0, 0, s->T - 1, &s->steps_offset, err));
@@ -260,6 +263,10 @@ static int read_sampling(Schedule *s, const json_t *config, const char *where, c
             return fail(err, GIMBAL_EFORMAT, "%s: \"clip_sample_range\" is %g, expected above 0, up to 1e6",
                         where, s->clip_range);
     }
+    /* Python's default is -Infinity, which stands here as null */
+    if (cls->sampler && !strcmp(cls->sampler, "dpmpp2m") &&
+        !json_is_null(json_object_get(config, "lambda_min_clipped")))
+        TRY(json_get_real(config, where, "lambda_min_clipped", -INFINITY, &s->lambda_min, err));
     s->spacing = (Spacing)spacing;
     s->final_alpha = final_one ? 1 : s->alpha_bar[0];
     return GIMBAL_OK;
@@ -327,13 +334,29 @@ int schedule_read(Schedule *s, const json_t *config, const char *where, const ch
 
 /* ---- use --------------------------------------------------------------------------------- */
 
-/* A(t); linear between steps. */
+static double sigma_of(double alpha_bar)
+{
+    const double a = alpha_bar > 0 ? alpha_bar : 0x1p-24;
+    return sqrt((1 - a) / a);
+}
+
+double schedule_sigma(const Schedule *s, double t)
+{
+    if (t < 0)
+        return 0;
+    const int low = MIN((int)t, s->T - 1), high = MIN(low + 1, s->T - 1);
+    const double from = sigma_of(s->alpha_bar[low]);
+    return t > low ? from + (t - low) * (sigma_of(s->alpha_bar[high]) - from) : from;
+}
+
+/* A(t). Between timesteps sigma is what is linear: only samplers that go by sigma stop there. */
 static double alpha_bar(const Schedule *s, double t)
 {
     if (t < 0)
         return s->final_alpha;
-    const int low = MIN((int)t, s->T - 1), high = MIN(low + 1, s->T - 1);
-    return s->alpha_bar[low] + (t - low) * (s->alpha_bar[high] - s->alpha_bar[low]);
+    const int low = MIN((int)t, s->T - 1);
+    const double sigma = t > low ? schedule_sigma(s, t) : 0;
+    return t > low ? 1 / (1 + sigma * sigma) : s->alpha_bar[low];
 }
 
 double schedule_a(const Schedule *s, double t)
@@ -375,27 +398,48 @@ int grid_make(Grid *grid, const Schedule *s, int steps, Arena *keep, gimbal_erro
         return fail_hint(err, GIMBAL_EUSAGE, "make fewer steps, or use spacing trailing",
                          "%d steps with steps_offset %d begin at timestep %g; the schedule's last is %d",
                          steps, s->steps_offset, t[0], s->T - 1);
-    *grid = (Grid){steps, s->T / steps, t};
+    *grid = (Grid){.n = steps, .ratio = s->T / steps, .start = 1, .t = t};
     return GIMBAL_OK;
+}
+
+double grid_next(const Grid *grid, int k)
+{
+    if (grid->ratio)
+        return grid->t[k] - grid->ratio;
+    return k + 1 < grid->n ? grid->t[k + 1] : -1;
+}
+
+/* x = a x0 + s eps and the prediction, solved for x0 and eps. */
+static void predict(Prediction prediction, double a, double s, size_t n, const float *x, const float *raw,
+                    float *x0, float *eps)
+{
+    for (size_t i = 0; i < n; i++) {
+        double clean = raw[i], noise = raw[i];
+        if (prediction == PREDICT_EPSILON) {
+            clean = (x[i] - s * raw[i]) / a;
+        } else if (prediction == PREDICT_SAMPLE) {
+            noise = (x[i] - a * raw[i]) / s;
+        } else {
+            clean = a * x[i] - s * raw[i];
+            noise = a * raw[i] + s * x[i];
+        }
+        x0[i] = (float)clean;
+        eps[i] = (float)noise;
+    }
 }
 
 void predict_x0_eps(const Schedule *s, double t, size_t n, const float *x, const float *raw, float *x0,
                     float *eps)
 {
-    const double a = schedule_a(s, t), sigma = schedule_s(s, t), limit = s->clip_range;
-    for (size_t i = 0; i < n; i++) {
-        double clean = raw[i], noise = raw[i];
-        if (s->prediction == PREDICT_EPSILON) {
-            clean = (x[i] - sigma * raw[i]) / a;
-        } else if (s->prediction == PREDICT_SAMPLE) {
-            noise = (x[i] - a * raw[i]) / sigma;
-        } else {
-            clean = a * x[i] - sigma * raw[i];
-            noise = a * raw[i] + sigma * x[i];
-        }
-        if (s->clip_sample) /* by comparison: fmin and fmax would hide a NaN */
-            clean = clean > limit ? limit : clean < -limit ? -limit : clean;
-        x0[i] = (float)clean;
-        eps[i] = (float)noise;
-    }
+    predict(s->prediction, schedule_a(s, t), schedule_s(s, t), n, x, raw, x0, eps);
+    const float limit = (float)s->clip_range;
+    for (size_t i = 0; s->clip_sample && i < n; i++) /* by comparison: fmin and fmax would hide a NaN */
+        x0[i] = x0[i] > limit ? limit : x0[i] < -limit ? -limit : x0[i];
+}
+
+void predict_at_sigma(Prediction prediction, double sigma, size_t n, const float *x, const float *raw,
+                      float *x0, float *eps)
+{
+    const double a = 1 / sqrt(1 + sigma * sigma);
+    predict(prediction, a, sigma * a, n, x, raw, x0, eps);
 }

@@ -23,6 +23,9 @@ static int start(gimbal_session *s, const gimbal_settings *settings, gimbal_erro
     TRY(run_resolve(&s->run, s->engine, settings, err));
     TRY(tokenize(tokenizer, s->run.s.negative, s->ids[0], TOKENS, &dropped, err));
     TRY(tokenize(tokenizer, s->run.s.prompt, s->ids[1], TOKENS, &dropped, err));
+    s->recipe = gimbal_recipe_json(s->engine, settings);
+    if (!s->recipe)
+        return fail(err, GIMBAL_ENOMEM, "no memory for a recipe");
     TRY(plans_make(&s->plans, s->engine, &s->run, err));
     s->plans.cx.cancel = &s->cancel;
     return plans_memory(&s->plans, err);
@@ -51,6 +54,7 @@ void gimbal_end(gimbal_session *s)
     driver_end(&s->driver);
     plans_free(&s->plans);
     run_free(&s->run);
+    free(s->recipe);
     free(s);
 }
 
@@ -64,16 +68,27 @@ void gimbal_cancel(gimbal_session *s)
     atomic_store(&s->cancel, 1);
 }
 
-/* A request to cancel is spent once the call that it interrupted has returned. */
-static int finish(gimbal_session *s, int code)
+/* Every call on a session begins and ends here. One made from a callback would use memory that the call
+ * around it still needs. */
+int session_enter(gimbal_session *s, const char *what, gimbal_error *err)
 {
+    if (s->busy)
+        return fail(err, GIMBAL_EUSAGE, "%s was called from a callback of the same session", what);
+    s->busy = true;
+    return GIMBAL_OK;
+}
+
+/* A request to cancel is spent once the call that it interrupted has returned. */
+int session_leave(gimbal_session *s, int code)
+{
+    s->busy = false;
     if (code == GIMBAL_ECANCEL)
         atomic_store(&s->cancel, 0);
     return code;
 }
 
-static int report(const gimbal_session *s, const char *stage, int step, int steps, double since,
-                  gimbal_error *err)
+int session_report(const gimbal_session *s, const char *stage, int step, int steps, double since,
+                   gimbal_error *err)
 {
     const double elapsed = seconds_now() - since;
     const gimbal_progress p = {.stage = stage,
@@ -81,7 +96,7 @@ static int report(const gimbal_session *s, const char *stage, int step, int step
                                .steps = steps,
                                .elapsed = elapsed,
                                .eta = elapsed / step * (steps - step)};
-    if (s->run.s.progress && s->run.s.progress(s->run.s.user, &p))
+    if (s->run.s.progress && !s->paused && s->run.s.progress(s->run.s.user, &p))
         return fail(err, GIMBAL_ECANCEL, "cancelled after %s %d of %d", stage, step, steps);
     return GIMBAL_OK;
 }
@@ -92,7 +107,8 @@ int gimbal_context(gimbal_session *s, const char *text, float *context, gimbal_e
 {
     int32_t ids[TOKENS];
     TRY(gimbal_tokenize(s->engine, text, ids, NULL, err));
-    return finish(s, plans_text(&s->plans, ids, context, err));
+    TRY(session_enter(s, "gimbal_context", err));
+    return session_leave(s, plans_text(&s->plans, ids, context, err));
 }
 
 /* The guide's context [batch,77,D]: negative and prompt, or the prompt alone. */
@@ -103,7 +119,7 @@ static int encode_prompts(gimbal_session *s, gimbal_error *err)
     const double since = seconds_now();
     for (int b = 0; b < batch && !s->encoded; b++) {
         TRY(plans_text(&s->plans, s->ids[2 - batch + b], s->plans.guide.context + (size_t)b * one, err));
-        TRY(report(s, "text", b + 1, batch, since, err));
+        TRY(session_report(s, "text", b + 1, batch, since, err));
     }
     s->encoded = true;
     return GIMBAL_OK;
@@ -111,11 +127,35 @@ static int encode_prompts(gimbal_session *s, gimbal_error *err)
 
 /* ---- sampling ---------------------------------------------------------------------------- */
 
+/* Between two network calls the work memory is free: gimbal_decode may use it. */
+static int on_step(void *user, const gimbal_progress *p)
+{
+    gimbal_session *s = user;
+    s->paused = true;
+    const int stop = s->run.s.progress(s->run.s.user, p);
+    s->paused = false;
+    return stop;
+}
+
+/* The clip has been filled by now. torch's sequence begins with what encoding it takes, and diffusers' video
+ * to video draws the noise for it frame by frame. */
+static int begin_from_clip(gimbal_session *s, gimbal_error *err)
+{
+    const gimbal_shape shape = s->run.shape;
+    TRY(check_given("the clip to begin from", s->run.s.clip, shape_count(shape), err));
+    s->white.frames_first |= 1u << DRAW_INIT;
+    return s->white.torch ? encode_noise(&s->white, shape, NULL, err) : GIMBAL_OK;
+}
+
 /* A run from its beginning: the random numbers too. */
-static int start_driver(gimbal_session *s, gimbal_error *err)
+int session_start_run(gimbal_session *s, gimbal_error *err)
 {
     const Run *r = &s->run;
     TRY(white_init(&s->white, r->s.rng, r->s.seed, err));
+    if (s->engine->family->step_by_frame)
+        s->white.frames_first |= 1u << DRAW_STEP;
+    if (r->s.clip)
+        TRY(begin_from_clip(s, err));
     s->prior = (PriorNoise){.noise = r->noise, .self = r->noise_self, .white = white_source(&s->white)};
     s->driver = (Driver){
         .schedule = &r->schedule,
@@ -127,14 +167,16 @@ static int start_driver(gimbal_session *s, gimbal_error *err)
         .given = r->s.latents,
         .fresh = r->s.fresh,
         .n_fresh = r->s.n_fresh,
+        .clip = r->s.clip,
+        .strength = r->s.strength,
         .steps = r->s.steps,
         .eta = r->s.eta,
         .cfg = r->s.cfg,
         .shape = r->shape,
         .net = guide_denoise(&s->plans.guide),
         .cancel = &s->cancel,
-        .progress = r->s.progress,
-        .user = r->s.user,
+        .progress = r->s.progress ? on_step : NULL,
+        .user = s,
     };
     s->running = true;
     return GIMBAL_OK;
@@ -145,7 +187,7 @@ static int sample(gimbal_session *s, float *latents, gimbal_error *err)
     TRY(engine_can_sample(s->engine, err));
     TRY(encode_prompts(s, err));
     if (!s->running)
-        TRY(start_driver(s, err));
+        TRY(session_start_run(s, err));
     plans_clear(&s->plans);
     TRY(driver_run(&s->driver, latents, err));
     driver_end(&s->driver);
@@ -155,7 +197,8 @@ static int sample(gimbal_session *s, float *latents, gimbal_error *err)
 
 int gimbal_sample(gimbal_session *s, float *latents, gimbal_error *err)
 {
-    return finish(s, sample(s, latents, err));
+    TRY(session_enter(s, "gimbal_sample", err));
+    return session_leave(s, sample(s, latents, err));
 }
 
 /* ---- decoding ---------------------------------------------------------------------------- */
@@ -200,7 +243,7 @@ static int decode_all(gimbal_session *s, const float *latents, gimbal_shape shap
             to_bytes(pictures + (size_t)(i - from) * picture, picture, rgb);
             if (frame(user, i, rgb, width, height))
                 return fail(err, GIMBAL_ECANCEL, "stopped by the receiver of frame %d", i);
-            TRY(report(s, "decode", i + 1, shape.f, since, err));
+            TRY(session_report(s, "decode", i + 1, shape.f, since, err));
         }
     }
     return GIMBAL_OK;
@@ -226,7 +269,7 @@ static int check_latents(const gimbal_session *s, const float *latents, gimbal_s
     return GIMBAL_OK;
 }
 
-int gimbal_decode(gimbal_session *s, const float *latents, gimbal_shape shape, OnFrame frame, void *user,
+static int decode(gimbal_session *s, const float *latents, gimbal_shape shape, OnFrame frame, void *user,
                   gimbal_error *err)
 {
     const size_t factor = (size_t)vae_factor(s->engine->vae);
@@ -240,5 +283,25 @@ int gimbal_decode(gimbal_session *s, const float *latents, gimbal_shape shape, O
                  : fail(err, GIMBAL_ENOMEM, "no memory for a picture of %d x %d latents", shape.w, shape.h);
     free(z);
     free(rgb);
-    return finish(s, code);
+    return code;
+}
+
+/* A preview: sampling goes on afterwards as if nothing had been. A cancel stays, for it is the run's too. */
+static int decode_aside(gimbal_session *s, const float *latents, gimbal_shape shape, OnFrame frame,
+                        void *user, gimbal_error *err)
+{
+    s->decoding = true;
+    const int code = decode(s, latents, shape, frame, user, err);
+    s->decoding = false;
+    plans_clear(&s->plans);
+    return code;
+}
+
+int gimbal_decode(gimbal_session *s, const float *latents, gimbal_shape shape, OnFrame frame, void *user,
+                  gimbal_error *err)
+{
+    if (s->paused && !s->decoding)
+        return decode_aside(s, latents, shape, frame, user, err);
+    TRY(session_enter(s, "gimbal_decode", err));
+    return session_leave(s, decode(s, latents, shape, frame, user, err));
 }

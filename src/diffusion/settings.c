@@ -47,9 +47,10 @@ static const gimbal_option table[] = {
     INT(steps, "network calls of one full pass", 0, 1, MAX_STEPS),
     REAL(cfg, "guidance scale: how strictly the prompt is followed; off at 1 and below", 0, 0, 1000),
     REAL(eta, "DDIM: noise put back at each step, 0 none, 1 as much as DDPM", 0, 0, 1),
+    REAL(strength, "with a clip to begin from: share of the steps that is run; 1 forgets it", 0.8, 0, 1),
     {"seed", "same seed, same clip", GIMBAL_SEED, offsetof(gimbal_settings, seed), 0, 0, 0, NULL, NULL},
     CHOICE("rng", rng, "random numbers: gimbal's own, or PyTorch's CPU generator", "philox", rngs),
-    TEXT(sampler, "how the steps are made", "ddim"),
+    TEXT(sampler, "how the steps are made", NULL),
     CHOICE("spacing", spacing, "where the steps lie in time", NULL, spacings),
     CHOICE("betas", betas, "noise schedule", NULL, beta_names),
     CHOICE("motion-norm", motion_norm,
@@ -80,6 +81,7 @@ void gimbal_defaults(gimbal_settings *s, const gimbal_engine *e)
     s->cfg = e->run.cfg;
     s->betas = e->betas;
     s->spacing = e->spacing;
+    s->sampler = e->sampler;
 }
 
 /* ---- the table's own rules, for callers in C --------------------------------------------- */
@@ -150,6 +152,12 @@ static int check_model(const gimbal_settings *s, const gimbal_engine *e, gimbal_
         return fail_hint(err, GIMBAL_EUSAGE,
                          "motion_max_seq_length of the adapter is the limit; make several clips instead",
                          "--frames is %d, this motion module knows at most %d", s->frames, most);
+    if (!e->family->needs_motion && strcmp(s->motion_norm, "clip"))
+        return fail(
+            err, GIMBAL_EUSAGE,
+            "--motion-norm is %s, but this %s model has no motion modules: its norms over time cover the "
+            "clip",
+            s->motion_norm, e->family->name);
     if (s->steps > e->train_steps)
         return fail(err, GIMBAL_EUSAGE, "--steps is %d, the model's schedule has only %d", s->steps,
                     e->train_steps);
@@ -157,7 +165,7 @@ static int check_model(const gimbal_settings *s, const gimbal_engine *e, gimbal_
     return check_side("height", s->height, gimbal_size_step(e), err);
 }
 
-static int check_given(const char *what, const float *x, size_t n, gimbal_error *err)
+int check_given(const char *what, const float *x, size_t n, gimbal_error *err)
 {
     for (size_t i = 0; x && i < n; i++)
         if (!isfinite(x[i]))
@@ -190,16 +198,26 @@ void settings_fill(gimbal_settings *s, const gimbal_engine *e)
         s->dtype = "f32";
 }
 
-static int count_passes(Run *r, gimbal_error *err)
+static int count_calls(Run *r, gimbal_error *err)
 {
-    Pass pass[MAX_PASSES];
-    const int n = r->reinit->plan(r->reinit_self, r->s.steps, pass, MAX_PASSES);
-    if (n < 1)
-        return fail(err, GIMBAL_EUSAGE, "--reinit %s: its plan for %d steps has no passes", r->s.reinit,
-                    r->s.steps);
-    r->passes = n, r->calls = 0;
-    for (int i = 0; i < n; i++)
-        r->calls += pass[i].steps;
+    PlannedPass pass[MAX_PASSES];
+    const Driver driver = {.schedule = &r->schedule,
+                           .sampler = r->sampler,
+                           .sampler_self = r->sampler_self,
+                           .reinit = r->reinit,
+                           .reinit_self = r->reinit_self,
+                           .clip = r->s.clip,
+                           .strength = r->s.strength,
+                           .steps = r->s.steps,
+                           .cfg = r->s.cfg};
+    r->passes = driver_plan(&driver, pass, &r->keep, err);
+    if (r->passes < 0)
+        return r->passes;
+    for (int i = 0; i < r->passes; i++) {
+        const int steps = pass[i].to - pass[i].from, batch = branches(pass[i].cfg);
+        r->calls += steps, r->calls_of[batch - 1] += steps;
+        r->batch = MAX(r->batch, batch);
+    }
     return GIMBAL_OK;
 }
 
@@ -208,10 +226,11 @@ static int parse_plugins(Run *r, gimbal_error *err)
     TRY(noise_parse(r->s.noise, &r->noise, &r->noise_self, &r->keep, err));
     TRY(sampler_parse(r->s.sampler, &r->sampler, &r->sampler_self, &r->keep, err));
     TRY(reinit_parse(r->s.reinit, &r->reinit, &r->reinit_self, &r->keep, err));
-    const char *why = r->reinit->refuses ? r->reinit->refuses(r->reinit_self, r->sampler->name) : NULL;
-    if (why)
-        return fail(err, GIMBAL_EUSAGE, "--reinit %s with --sampler %s: %s", r->s.reinit, r->s.sampler, why);
-    return count_passes(r, err);
+    if (r->s.eta > 0 && !r->sampler->takes_eta)
+        return fail_hint(err, GIMBAL_EUSAGE, "leave eta at 0, or use sampler ddim",
+                         "--eta is %g, but --sampler %s is deterministic and would not use it", r->s.eta,
+                         r->sampler->name);
+    return count_calls(r, err);
 }
 
 static int resolve(Run *r, const gimbal_engine *e, gimbal_error *err)
@@ -222,7 +241,6 @@ static int resolve(Run *r, const gimbal_engine *e, gimbal_error *err)
     TRY(check_model(&r->s, e, err));
     const int factor = vae_factor(e->vae);
     r->shape = (gimbal_shape){vae_channels(e->vae), r->s.frames, r->s.height / factor, r->s.width / factor};
-    r->batch = r->s.cfg > 1 ? 2 : 1;
     r->s.threads = r->s.threads > 0 ? r->s.threads : threads_available();
     TRY(check_tensors(&r->s, r->shape, err));
     TRY(engine_schedule(e, r->s.betas, r->s.spacing, &r->schedule, &note, &r->keep, err));

@@ -4,11 +4,12 @@
  * that a longer clip begins with the shorter one and no draw depends on another; the stream tells apart
  * what the noise is for: why<<28 | lane<<24 | pass<<16 | step. "torch" is one sequence,
  * torch.randn([1,C,F,h,w]) call after call: who asks first gets the first values, and absolute frames
- * mean nothing.
+ * mean nothing. Some of the reference's pipelines draw frame by frame, [F,C,h,w]: frames_first.
  *
  * Knows requests and generators. Refuses to know what a prior does with white noise. */
 #include "diffusion/diffusion.h"
 
+#include <stdlib.h>
 #include <string.h>
 
 static int draw_philox(void *self, const DrawReq *req, float *out)
@@ -27,7 +28,21 @@ static int draw_philox(void *self, const DrawReq *req, float *out)
 static int draw_torch(void *self, const DrawReq *req, float *out)
 {
     WhiteNoise *white = self;
-    torch_randn(&white->rng, out, shape_count(req->shape));
+    const gimbal_shape s = req->shape;
+    const size_t n = shape_count(s), plane = (size_t)s.h * s.w;
+    if (!(white->frames_first >> req->why & 1)) {
+        torch_randn(&white->rng, out, n);
+        return GIMBAL_OK;
+    }
+    float *drawn = alloc_array(n, sizeof *drawn); /* [F,C,h,w] */
+    if (!drawn)
+        return GIMBAL_ENOMEM;
+    torch_randn(&white->rng, drawn, n);
+    for (int c = 0; c < s.c; c++)
+        for (int f = 0; f < s.f; f++)
+            memcpy(out + ((size_t)c * s.f + f) * plane, drawn + ((size_t)f * s.c + c) * plane,
+                   plane * sizeof *out);
+    free(drawn);
     return GIMBAL_OK;
 }
 

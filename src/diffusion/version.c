@@ -1,14 +1,35 @@
-/* version.c: what this build is, for bug reports: version, compiler, oneDNN, instruction set.
+/* version.c: what this build is, for bug reports: version, commit, compiler, libraries, instruction sets.
  *
- * The one place outside tensor/cpu that names oneDNN, because saying what is inside is its purpose. */
-#include "base/base.h"
+ * One list of facts; each is asked of the library that runs, not of the header that was compiled. The one
+ * place outside tensor/cpu, io and base that names libraries, because saying what is inside is its purpose.
+ */
+#include "io/io.h"
+#include "tensor/cpu/cpu.h"
 
 #include <dnnl.h>
+#include <openssl/crypto.h>
 #include <pthread.h>
+#include <utf8proc.h>
 
-static char info[192];
+#ifndef GIMBAL_COMMIT
+#define GIMBAL_COMMIT "unknown"
+#endif
+#ifdef GIMBAL_SANITIZED
+#define SANITIZERS ", sanitizers on"
+#else
+#define SANITIZERS ""
+#endif
+#if defined(__clang__)
+#define COMPILER "clang"
+#else
+#define COMPILER "gcc"
+#endif
 
-static const char *isa_name(void)
+static char info[192], onednn[48];
+
+/* ---- instruction sets -------------------------------------------------------------------- */
+
+static const char *dnnl_set(void)
 {
     switch (dnnl_get_effective_cpu_isa()) {
     case dnnl_cpu_isa_sse41:
@@ -29,17 +50,61 @@ static const char *isa_name(void)
     }
 }
 
-static void write_info(void)
+/* Of this machine, by the names that compilers give to sets of x86. */
+static const char *machine_set(void)
+{
+#if defined(__x86_64__)
+    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+        __builtin_cpu_supports("avx512vl"))
+        return "x86-64-v4 (AVX-512)";
+    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))
+        return "x86-64-v3 (AVX2)";
+    return "x86-64";
+#else
+    return "the compiler's baseline";
+#endif
+}
+
+/* ---- the list ---------------------------------------------------------------------------- */
+
+static gimbal_fact facts[] = {
+    {"version", GIMBAL_VERSION},
+    {"commit", GIMBAL_COMMIT},
+    {"compiler", COMPILER " " __VERSION__},
+    {"compiled for", CLONE_SETS},
+    {"this machine", NULL},
+    {"oneDNN", onednn},
+    {"jansson", NULL},
+    {"utf8proc", NULL},
+    {"OpenSSL", NULL},
+#ifdef GIMBAL_SANITIZED
+    {"sanitizers", "on"},
+#endif
+};
+
+static void set(const char *name, const char *value)
+{
+    for (int i = 0; i < COUNT(facts); i++)
+        if (!strcmp(facts[i].name, name))
+            facts[i].value = value;
+}
+
+static void find_out(void)
 {
     const dnnl_version_t *v = dnnl_version();
-    snprintf(info, sizeof info, "gimbal %s, gcc-compatible compiler %s, oneDNN %d.%d.%d using %s%s",
-             GIMBAL_VERSION, __VERSION__, v->major, v->minor, v->patch, isa_name(),
-#ifdef GIMBAL_SANITIZED
-             ", sanitizers on"
-#else
-             ""
-#endif
-    );
+    snprintf(onednn, sizeof onednn, "%d.%d.%d using %s", v->major, v->minor, v->patch, dnnl_set());
+    set("this machine", machine_set());
+    set("jansson", jansson_version_str());
+    set("utf8proc", utf8proc_version());
+    set("OpenSSL", OpenSSL_version(OPENSSL_VERSION_STRING));
+    snprintf(info, sizeof info, "gimbal %s, " COMPILER " %s, oneDNN %s" SANITIZERS, GIMBAL_VERSION,
+             __VERSION__, onednn);
+}
+
+static void once(void)
+{
+    static pthread_once_t done = PTHREAD_ONCE_INIT;
+    pthread_once(&done, find_out);
 }
 
 const char *gimbal_version(void)
@@ -49,7 +114,12 @@ const char *gimbal_version(void)
 
 const char *gimbal_build_info(void)
 {
-    static pthread_once_t once = PTHREAD_ONCE_INIT;
-    pthread_once(&once, write_info);
+    once();
     return info;
+}
+
+const gimbal_fact *gimbal_build_fact(int i)
+{
+    once();
+    return i >= 0 && i < COUNT(facts) ? &facts[i] : NULL;
 }

@@ -25,6 +25,7 @@ struct WeightSet {
     int n_files;
     Member *members; /* in order of tensor names */
     int n_members;
+    bool load; /* files are read into memory, not mapped */
     Arena arena;
 };
 
@@ -124,7 +125,7 @@ static int nothing_usable(const Listing *list, const char *dir, gimbal_error *er
     for (int i = 0; i < list->n; i++) {
         const char *name = list->names[i];
         char q[QUOTED_ROOM];
-        if (at + QUOTED_ROOM < sizeof text)
+        if (at + QUOTED_ROOM + 8 < sizeof text) /* and ", ..." */
             at += (size_t)snprintf(&text[at], sizeof text - at, "%s%s", i ? ", " : "", quoted(name, q));
         else if (!ends(text, "..."))
             at += (size_t)snprintf(&text[at], sizeof text - at, ", ...");
@@ -168,7 +169,7 @@ static int open_files(WeightSet *set, const char *dir, const char *const *names,
         if (!lstat(path, &s) && S_ISLNK(s.st_mode) && stat(path, &s))
             return fail_hint(err, GIMBAL_EIO, "the download did not finish: fetch the model again",
                              "%s: a link to a file that is not there", path);
-        TRY(st_open(&set->files[i], path, err));
+        TRY((set->load ? st_load : st_open)(&set->files[i], path, err));
         set->n_files = i + 1;
     }
     return GIMBAL_OK;
@@ -313,18 +314,29 @@ static int open_set(WeightSet *set, const char *path, gimbal_error *err)
     return code;
 }
 
-int weights_open(WeightSet **out, const char *dir_or_file, gimbal_error *err)
+static int make_set(WeightSet **out, const char *dir_or_file, bool load, gimbal_error *err)
 {
     *out = NULL;
     WeightSet *set = calloc(1, sizeof *set);
     if (!set)
         return fail(err, GIMBAL_ENOMEM, "%s: no memory", dir_or_file);
+    set->load = load;
     const int code = open_set(set, dir_or_file, err);
     if (code)
         weights_close(set);
     else
         *out = set;
     return code;
+}
+
+int weights_open(WeightSet **out, const char *dir_or_file, gimbal_error *err)
+{
+    return make_set(out, dir_or_file, false, err);
+}
+
+int weights_load(WeightSet **out, const char *dir_or_file, gimbal_error *err)
+{
+    return make_set(out, dir_or_file, true, err);
 }
 
 void weights_close(WeightSet *set)
@@ -334,7 +346,7 @@ void weights_close(WeightSet *set)
     for (int i = 0; i < set->n_files; i++)
         st_close(set->files[i]);
     arena_free(&set->arena);
-    free(set); /* the handle itself, made by weights_open */
+    free(set); /* the handle itself, made by make_set */
 }
 
 int weights_count(const WeightSet *set)

@@ -28,6 +28,8 @@ typedef struct SafeTensors SafeTensors;
  * a web page, a pickle
  * (.ckpt/.bin), a zip, GGUF, or truncated. */
 int st_open(SafeTensors **out, const char *path, gimbal_error *err);
+/* The same with the file read into memory instead of mapped. */
+int st_load(SafeTensors **out, const char *path, gimbal_error *err);
 void st_close(SafeTensors *);
 int st_count(const SafeTensors *);
 const StEntry *st_entry(const SafeTensors *, int i); /* in name order */
@@ -55,6 +57,9 @@ const char *quoted(const char *name, char out[QUOTED_ROOM]);
 int json_parse(json_t **out, const char *text, size_t n, int depth, const char *where, gimbal_error *err);
 /* Object at the top, depth at most 32, size at most 64 MiB, no duplicate keys. Caller: json_decref. */
 int json_read(json_t **out, const char *path, gimbal_error *err);
+/* The same of a file that Python's json module wrote: its words NaN, Infinity and -Infinity, where a value
+ * may stand, count as null. */
+int json_read_python(json_t **out, const char *path, gimbal_error *err);
 
 /* A config's key with a default; EFORMAT names file, key, expected and found. `where` is the file's path. */
 int json_get_int(const json_t *, const char *where, const char *key, int def, int min, int max, int *out,
@@ -85,6 +90,8 @@ int json_refuse(const json_t *, const char *where, const ConfigRule *rules /* en
  * plain, then .fp16/.bf16 variants, then an index of shards; or a path that is a file itself. */
 typedef struct WeightSet WeightSet;
 int weights_open(WeightSet **out, const char *dir_or_file, gimbal_error *err);
+/* The same with the files read into memory instead of mapped. */
+int weights_load(WeightSet **out, const char *dir_or_file, gimbal_error *err);
 void weights_close(WeightSet *);
 int weights_count(const WeightSet *);
 const StEntry *weights_entry(const WeightSet *, int i);

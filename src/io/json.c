@@ -2,7 +2,8 @@
  *
  * jansson parses; before it sees a byte, a scan bounds nesting and the number of values, so that neither the
  * stack nor memory (each value costs some hundred bytes) is in a stranger's hand. Duplicate keys, text
- * behind the end, NaN and numbers beyond double or int64 are errors at any depth.
+ * behind the end, NaN and numbers beyond double or int64 are errors at any depth; only json_read_python takes
+ * Python's NaN, Infinity and -Infinity, as null (diffusers writes "lambda_min_clipped": -Infinity).
  *
  * A getter has three outcomes: the key's value, the default when the key is absent, or EFORMAT with file,
  * key, expected and found. Knows JSON. Refuses to know which keys exist. */
@@ -90,7 +91,61 @@ int json_parse(json_t **out, const char *text, size_t n, int depth, const char *
     return GIMBAL_OK;
 }
 
-int json_read(json_t **out, const char *path, gimbal_error *err)
+/* Is text[at..at+length) a word of its own, between what may surround a value? */
+static bool alone(const char *text, size_t n, size_t at, size_t length)
+{
+    static const char before[] = ":,[ \t\r\n", after[] = ",]} \t\r\n";
+    return at > 0 && memchr(before, text[at - 1], sizeof before - 1) && at + length < n &&
+           memchr(after, text[at + length], sizeof after - 1);
+}
+
+/* Python's word for a number that JSON does not have, at text[at]; its length or 0. */
+static size_t python_word(const char *text, size_t n, size_t at)
+{
+    static const char *const words[] = {"NaN", "Infinity", "-Infinity"};
+    for (int i = 0; i < COUNT(words); i++) {
+        const size_t length = strlen(words[i]);
+        if (n - at >= length && !memcmp(text + at, words[i], length) && alone(text, n, at, length))
+            return length;
+    }
+    return 0;
+}
+
+/* Python's words outside strings as null, padded so that what follows keeps its column. out: room for 4/3 n
+ * bytes (NaN is the one that grows). Returns the size. */
+static size_t nulls_for_python(const char *text, size_t n, char *out)
+{
+    size_t size = 0;
+    bool inside = false;
+    for (size_t i = 0; i < n; i++) {
+        const size_t length = inside ? 0 : python_word(text, n, i);
+        if (length) {
+            memcpy(out + size, "null     ", MAX(length, (size_t)4));
+            size += MAX(length, (size_t)4), i += length - 1;
+            continue;
+        }
+        if (inside && text[i] == '\\' && i + 1 < n)
+            out[size++] = text[i++];
+        else if (text[i] == '"')
+            inside = !inside;
+        out[size++] = text[i];
+    }
+    return size;
+}
+
+static int parse_python(json_t **out, const char *text, size_t n, const char *path, gimbal_error *err)
+{
+    *out = NULL;
+    char *plain = malloc(n / 3 * 4 + 4);
+    if (!plain)
+        return fail(err, GIMBAL_ENOMEM, "%s: no memory for %zu bytes of JSON", path, n);
+    const size_t size = nulls_for_python(text, n, plain);
+    const int code = json_parse(out, plain, size, CONFIG_DEPTH, path, err);
+    free(plain); /* a second copy of the file, needed no longer */
+    return code;
+}
+
+static int read_json(json_t **out, const char *path, bool python, gimbal_error *err)
 {
     *out = NULL;
     if (is_folder(path))
@@ -105,9 +160,20 @@ int json_read(json_t **out, const char *path, gimbal_error *err)
         code = fail_hint(err, GIMBAL_EFORMAT, "run git lfs pull in the model's folder",
                          "%s: a Git LFS pointer, expected a JSON object", path);
     else
-        code = json_parse(out, text, n, CONFIG_DEPTH, path, err);
+        code = python ? parse_python(out, text, n, path, err)
+                      : json_parse(out, text, n, CONFIG_DEPTH, path, err);
     free(text); /* read_file hands it over */
     return code;
+}
+
+int json_read(json_t **out, const char *path, gimbal_error *err)
+{
+    return read_json(out, path, false, err);
+}
+
+int json_read_python(json_t **out, const char *path, gimbal_error *err)
+{
+    return read_json(out, path, true, err);
 }
 
 /* ---- typed keys -------------------------------------------------------------------------- */

@@ -293,14 +293,17 @@ static int read_header(SafeTensors *st, json_t *header, gimbal_error *err)
     return GIMBAL_OK;
 }
 
-static int open_into(SafeTensors *st, const char *path, gimbal_error *err)
+/* map_file or load_file */
+typedef int (*Bytes)(Mapped *, const char *path, gimbal_error *err);
+
+static int open_into(SafeTensors *st, const char *path, Bytes bytes, gimbal_error *err)
 {
     st->path = arena_printf(&st->arena, "%s", path);
     if (!st->path)
         return fail(err, GIMBAL_ENOMEM, "%s: no memory", path);
     if (is_folder(path))
         return fail(err, GIMBAL_EFORMAT, "%s: a folder, expected a safetensors file", path);
-    TRY(map_file(&st->map, path, err));
+    TRY(bytes(&st->map, path, err));
     TRY(find_header(&st->map, path, &st->header, err));
     json_t *header;
     TRY(json_parse(&header, (const char *)st->map.data + 8, st->header, HEADER_DEPTH, path, err));
@@ -309,18 +312,28 @@ static int open_into(SafeTensors *st, const char *path, gimbal_error *err)
     return code;
 }
 
-int st_open(SafeTensors **out, const char *path, gimbal_error *err)
+static int open_by(SafeTensors **out, const char *path, Bytes bytes, gimbal_error *err)
 {
     *out = NULL;
     SafeTensors *st = calloc(1, sizeof *st);
     if (!st)
         return fail(err, GIMBAL_ENOMEM, "%s: no memory", path);
-    const int code = open_into(st, path, err);
+    const int code = open_into(st, path, bytes, err);
     if (code)
         st_close(st);
     else
         *out = st;
     return code;
+}
+
+int st_open(SafeTensors **out, const char *path, gimbal_error *err)
+{
+    return open_by(out, path, map_file, err);
+}
+
+int st_load(SafeTensors **out, const char *path, gimbal_error *err)
+{
+    return open_by(out, path, load_file, err);
 }
 
 void st_close(SafeTensors *st)
@@ -330,7 +343,7 @@ void st_close(SafeTensors *st)
     json_decref(st->metadata);
     unmap_file(&st->map);
     arena_free(&st->arena);
-    free(st); /* the handle itself, made by st_open */
+    free(st); /* the handle itself, made by open_by */
 }
 
 int st_count(const SafeTensors *st)

@@ -7,20 +7,23 @@
 
 #include "gimbal.h"
 
-/* One output format: a constant struct and a line in media.c's table. */
+/* One output format: a constant struct and a line in format.c's table. */
 typedef struct {
     const char *ending, *help; /* ".mp4" */
     int holds_text;            /* 1: metadata has a place in the file */
+    int pictures;              /* 1: every picture is a file of its own: f%03d.png */
 } media_format;
 const media_format *media_format_at(int i); /* NULL past the end */
+/* FFmpeg's own version, e.g. "5.1.6-0+deb12u1". */
+const char *media_version(void);
 
 typedef struct media_writer media_writer;
-/* OUT's ending decides: .mp4 (H.264, yuv420p, even sizes; odd ones are padded by one pixel), .gif (own
- * palette over the whole clip), .y4m (4:4:4, lossless up to the colour matrix), f%03d.png (a picture
- * sequence, numbered from 0) or a single .png (one frame only). The place is checked and the temporary file
- * made at once. `recipe` (may be NULL) goes into the metadata; where the format has no place, into OUT.json
- * beside it (pattern: the pattern's name without %..d, .json). ENOSUP: an ending or encoder that this build
- * does not have; the message lists those it has. */
+/* OUT's ending decides, see format.c: .mp4, .webm and .avi (4:2:0, even sizes; odd ones are padded by one
+ * pixel), .gif (own palette over the whole clip), .webp (animated, lossless), .y4m (4:4:4, lossless up to the
+ * colour matrix), f%03d.png or .jpg (a picture sequence, numbered from 0) or a single picture (one frame).
+ * The place is checked and the temporary file made at once. `recipe` (may be NULL) goes into the metadata;
+ * where the format has no place, into OUT.json beside it (pattern: the pattern's name without %..d, .json).
+ * ENOSUP: an ending or encoder that this build does not have; the message lists those it has. */
 int media_create(media_writer **out, const char *path, int width, int height, double fps, const char *recipe,
                  gimbal_error *err);
 /* The same check without making anything. */
@@ -34,14 +37,24 @@ void media_abort(media_writer *);
 uint64_t media_bytes(const char *path, int width, int height, int frames);
 
 typedef struct {
-    int width, height;
-    int frames; /* 0 when the container does not say */
-    double fps;
+    int width, height;           /* of the pictures that media_get gives, upright */
+    int file_width, file_height; /* before scaling, upright: what media_open would give */
+    int frames;                  /* 0 when the container does not say */
+    int orientation; /* of the first picture, as EXIF counts: 1 upright .. 8; media_get has applied it */
+    double fps;      /* 0: pictures have no rate; variable rates give their mean */
     char format[64];
 } media_info;
 typedef struct media_reader media_reader;
-/* Anything FFmpeg reads, or an image pattern f%03d.png. EFORMAT, EIO. */
+/* Anything FFmpeg reads, an animated WebP, an image pattern f%03d.png, or a folder: its pictures (.png, .jpg,
+ * .jpeg, .webp, .bmp, .tif, .tiff) in natural order of their names (f2 before f10), other files ignored. The
+ * pictures of a pattern or folder must all have the size of the first. Frames come as they are stored,
+ * without regard to their times, turned as the file's display matrix or EXIF orientation says, transparent
+ * ones over black. The first picture is decoded here. EFORMAT, EIO. */
 int media_open(media_reader **out, const char *path, media_info *info, gimbal_error *err);
+/* The same with every picture scaled to width x height (Lanczos; nothing is cropped, so that the aspect ratio
+ * is the caller's business). EUSAGE: a size that cannot be. */
+int media_open_scaled(media_reader **out, const char *path, int width, int height, media_info *info,
+                      gimbal_error *err);
 /* 1: rgb filled; 0: end of clip; negative: error. */
 int media_get(media_reader *, uint8_t *rgb, gimbal_error *err);
 /* The recipe stored in the file or beside it (OUT.json); caller frees. 0 with *text NULL: there is none. */

@@ -1,11 +1,12 @@
-/* read.c: clips and pictures in, as RGB8 [height][width][3] of the first picture's size, and the recipe a
- * clip carries.
+/* read.c: clips and pictures in, as RGB8 [height][width][3] of the first picture's size (or the size asked
+ * for), and the recipe a clip carries.
+ *
+ *     path -> source.c: files -> FFmpeg (or webp.c) -> frames -> pixels.c: RGB
  *
  * Files are hostile: only the file protocol is open to FFmpeg (a playlist cannot reach the network), the size
- * of a picture is bounded before it is decoded, and a picture that decodes with errors is an error, not a
- * grey block. A sequence f%03d.png is read one file after the other by the same path as a single picture.
- *
- * YUV that does not say its matrix is taken as BT.601, limited range, as swscale does.
+ * of a picture is bounded before it is decoded, a picture that decodes with errors is an error, not a grey
+ * block, and so is a file that was cut short. The first picture is decoded when the clip is opened: only
+ * then are its size and orientation known for certain, and a clip without pictures is found at once.
  *
  * Refuses to know what the pictures show and what a recipe says. */
 #include "media/ffmpeg.h"
@@ -16,23 +17,22 @@
 #include <unistd.h>
 
 #include <libavcodec/avcodec.h>
-#include <libavformat/avformat.h>
-#include <libavutil/imgutils.h>
-#include <libavutil/pixdesc.h>
-#include <libswscale/swscale.h>
 
 struct media_reader {
     char path[PATH_ROOM]; /* of the file that is open */
-    Name name;
-    int next; /* number of the sequence's next picture */
-    int width, height;
+    Source source;
+    int width, height;           /* of the pictures given out */
+    int file_width, file_height; /* of the first picture, upright */
     AVFormatContext *demuxer;
     AVCodecContext *decoder;
     int stream;
-    bool flushing; /* the file has ended, the decoder may still hold pictures */
+    WebpClip *webp;              /* instead of demuxer and decoder */
+    bool flushing;               /* the file has ended, the decoder may still hold pictures */
+    int64_t pictures, last_byte; /* decoded from this file; read from it */
+    bool waiting;                /* frame holds a picture that media_get has not given yet */
     AVPacket *packet;
-    AVFrame *frame, *rgb;
-    struct SwsContext *scaler;
+    AVFrame *frame;
+    Pixels pixels;
 };
 
 /* ---- one file ---------------------------------------------------------------------------- */
@@ -42,8 +42,6 @@ static int open_demuxer(AVFormatContext **out, const char *path, gimbal_error *e
     char url[PATH_ROOM + 8];
     AVDictionary *options = NULL;
     *out = NULL;
-    if (is_folder(path))
-        return fail(err, GIMBAL_EIO, "%s: is a folder, expected a clip or a picture", path);
     if (!is_file(path))
         return fail(err, GIMBAL_EIO, "%s: no such file", path);
     if (access(path, R_OK))
@@ -56,29 +54,59 @@ static int open_demuxer(AVFormatContext **out, const char *path, gimbal_error *e
     if (r >= 0)
         r = avformat_open_input(out, url, NULL, &options);
     av_dict_free(&options);
-    if (r < 0)
-        return fail_hint(err, r == AVERROR(ENOMEM) ? GIMBAL_ENOMEM : GIMBAL_EFORMAT,
-                         "expected a clip or picture in a format that FFmpeg reads", "%s: not a clip: %s",
-                         path, av_err2str(r));
-    return GIMBAL_OK;
+    if (r >= 0 && strcmp((*out)->iformat->name, "tty"))
+        return GIMBAL_OK;
+    avformat_close_input(out);
+    return fail_hint(err, r == AVERROR(ENOMEM) ? GIMBAL_ENOMEM : GIMBAL_EFORMAT,
+                     "expected a clip or picture in a format that FFmpeg reads", "%s: not a clip: %s", path,
+                     r < 0 ? av_err2str(r) : "text");
+}
+
+/* The decoders that look into the streams are bounded as ours is. */
+static int probe_streams(AVFormatContext *demuxer)
+{
+    const unsigned n = demuxer->nb_streams;
+    AVDictionary **options = calloc(n + 1, sizeof(AVDictionary *));
+    int code = options ? 0 : AVERROR(ENOMEM);
+    for (unsigned i = 0; code >= 0 && i < n; i++)
+        code = av_dict_set_int(&options[i], "max_pixels", MAX_PIXELS, 0);
+    if (code >= 0)
+        code = avformat_find_stream_info(demuxer, options);
+    for (unsigned i = 0; options && i < n; i++)
+        av_dict_free(&options[i]);
+    free(options);
+    return code;
+}
+
+/* FFmpeg's demuxers of single pictures. */
+static bool is_still(const AVFormatContext *demuxer)
+{
+    const char *name = demuxer->iformat->name;
+    const size_t n = strlen(name);
+    return !strcmp(name, "image2") || (n > 5 && !strcmp(name + n - 5, "_pipe"));
 }
 
 static int open_decoder(media_reader *r, gimbal_error *err)
 {
     const AVCodec *codec = NULL;
-    int code = avformat_find_stream_info(r->demuxer, NULL);
+    int code = probe_streams(r->demuxer);
     if (code < 0)
         return fail_av(err, code, r->path, "reading");
     r->stream = av_find_best_stream(r->demuxer, AVMEDIA_TYPE_VIDEO, -1, -1, &codec, 0);
     if (r->stream < 0 || !codec)
         return fail(err, GIMBAL_EFORMAT, "%s: a %s file without pictures that can be decoded", r->path,
                     r->demuxer->iformat->name);
+    AVStream *stream = r->demuxer->streams[r->stream];
+    TRY(check_whole(r->demuxer, stream, r->path, err));
     r->decoder = avcodec_alloc_context3(codec);
     if (!r->decoder)
         return fail_av(err, AVERROR(ENOMEM), r->path, "decoder");
-    code = avcodec_parameters_to_context(r->decoder, r->demuxer->streams[r->stream]->codecpar);
+    code = avcodec_parameters_to_context(r->decoder, stream->codecpar);
     r->decoder->thread_count = 1;
-    r->decoder->max_pixels = (int64_t)MAX_SIDE * MAX_SIDE;
+    r->decoder->max_pixels = MAX_PIXELS;
+    if (is_still(r->demuxer))
+        r->decoder->err_recognition |=
+            AV_EF_EXPLODE; /* or half a JPEG passes; clips in the wild need mercy */
     if (code >= 0)
         code = avcodec_open2(r->decoder, codec, NULL);
     if (code < 0)
@@ -90,100 +118,89 @@ static void close_file(media_reader *r)
 {
     avcodec_free_context(&r->decoder);
     avformat_close_input(&r->demuxer);
+    webp_free(r->webp);
+    r->webp = NULL;
     r->flushing = false;
+    r->pictures = r->last_byte = 0;
 }
 
 static int open_file(media_reader *r, gimbal_error *err)
 {
+    if (is_file(r->path) && webp_is_clip(r->path))
+        return webp_open(&r->webp, r->path, err);
     TRY(open_demuxer(&r->demuxer, r->path, err));
     return open_decoder(r, err);
 }
 
+/* The stream's next packet into the decoder; at the end of the file, the call for what it still holds. */
+static int feed(media_reader *r, gimbal_error *err)
+{
+    int code;
+    do {
+        av_packet_unref(r->packet);
+        code = av_read_frame(r->demuxer, r->packet);
+    } while (code >= 0 && r->packet->stream_index != r->stream);
+    if (code < 0 && code != AVERROR_EOF)
+        return fail_av(err, code, r->path, "reading");
+    r->flushing = code < 0;
+    if (!r->flushing)
+        r->last_byte = r->packet->pos + r->packet->size;
+    code = avcodec_send_packet(r->decoder, r->flushing ? NULL : r->packet);
+    av_packet_unref(r->packet);
+    return code < 0 ? fail_av(err, code, r->path, "decoding") : GIMBAL_OK;
+}
+
 /* 1: r->frame holds the file's next picture; 0: there is none; negative: error. */
+static int next_in_file(media_reader *r, gimbal_error *err)
+{
+    if (r->webp)
+        return webp_next(r->webp, r->frame, err);
+    for (;;) {
+        const int code = avcodec_receive_frame(r->decoder, r->frame);
+        if (code == AVERROR_EOF || (code == AVERROR(EAGAIN) && r->flushing))
+            return check_end(r->demuxer, r->demuxer->streams[r->stream], r->pictures, r->last_byte, r->path,
+                             err);
+        if (code < 0 && code != AVERROR(EAGAIN))
+            return fail_av(err, code, r->path, "decoding");
+        if (code >= 0)
+            break;
+        TRY(feed(r, err));
+    }
+    r->pictures++;
+    if (r->frame->decode_error_flags || (r->frame->flags & AV_FRAME_FLAG_CORRUPT))
+        return fail(err, GIMBAL_EFORMAT, "%s: a picture is damaged", r->path);
+    return 1;
+}
+
+/* The same across the files of a source. */
 static int next_frame(media_reader *r, gimbal_error *err)
 {
     for (;;) {
-        int code = avcodec_receive_frame(r->decoder, r->frame);
-        if (code >= 0) {
-            if (r->frame->decode_error_flags || (r->frame->flags & AV_FRAME_FLAG_CORRUPT))
-                return fail(err, GIMBAL_EFORMAT, "%s: a picture is damaged", r->path);
-            return 1;
-        }
-        if (code == AVERROR_EOF)
-            return 0;
-        if (code != AVERROR(EAGAIN))
-            return fail_av(err, code, r->path, "decoding");
-        if (r->flushing)
-            return 0;
-        code = av_read_frame(r->demuxer, r->packet);
-        if (code < 0 && code != AVERROR_EOF)
-            return fail_av(err, code, r->path, "reading");
-        if (code >= 0 && r->packet->stream_index != r->stream) {
-            av_packet_unref(r->packet);
-            continue;
-        }
-        r->flushing = code < 0;
-        code = avcodec_send_packet(r->decoder, r->flushing ? NULL : r->packet);
-        av_packet_unref(r->packet);
-        if (code < 0)
-            return fail_av(err, code, r->path, "decoding");
+        const int got = next_in_file(r, err);
+        if (got || !source_next(&r->source, r->path))
+            return got;
+        close_file(r);
+        TRY(open_file(r, err));
     }
-}
-
-/* r->frame into rgb, through a frame of its own: swscale may write past the end of a row. */
-static int convert(media_reader *r, uint8_t *rgb, gimbal_error *err)
-{
-    AVFrame *f = r->frame;
-    r->scaler = sws_getCachedContext(
-        r->scaler, f->width, f->height, f->format, r->width, r->height, AV_PIX_FMT_RGB24,
-        SWS_BICUBIC | SWS_ACCURATE_RND | SWS_FULL_CHR_H_INT | SWS_FULL_CHR_H_INP, NULL, NULL, NULL);
-    if (!r->scaler)
-        return fail(err, GIMBAL_EFORMAT, "%s: pictures of %dx%d in %s cannot be converted to RGB", r->path,
-                    f->width, f->height, av_get_pix_fmt_name(f->format));
-    const int matrix = f->colorspace == AVCOL_SPC_UNSPECIFIED ? SWS_CS_ITU601 : (int)f->colorspace;
-    sws_setColorspaceDetails(r->scaler, sws_getCoefficients(matrix), f->color_range == AVCOL_RANGE_JPEG,
-                             sws_getCoefficients(SWS_CS_DEFAULT), 1, 0, 1 << 16, 1 << 16);
-    const int rows = sws_scale(r->scaler, (const uint8_t *const *)f->data, f->linesize, 0, f->height,
-                               r->rgb->data, r->rgb->linesize);
-    if (rows < 0)
-        return fail_av(err, rows, r->path, "colour conversion");
-    av_image_copy_plane(rgb, 3 * r->width, r->rgb->data[0], r->rgb->linesize[0], 3 * r->width, r->height);
-    return 1;
 }
 
 /* ---- a reader ---------------------------------------------------------------------------- */
 
-enum { FIRST_NUMBERS = 5 }; /* a sequence begins with a number below this */
-
-static bool numbered_file(const media_reader *r, int i, char path[PATH_ROOM])
+static AVStream *stream_of(const media_reader *r)
 {
-    return !name_at(&r->name, i, path, NULL) && is_file(path);
+    return r->demuxer ? r->demuxer->streams[r->stream] : NULL;
 }
 
-/* A file of that very name wins over a sequence. */
-static int find_first(media_reader *r, const char *path, gimbal_error *err)
+static int orientation(const media_reader *r)
 {
-    if (!path || !*path)
-        return fail(err, GIMBAL_EUSAGE, "the clip's name is empty");
-    if (strlen(path) >= PATH_ROOM)
-        return fail(err, GIMBAL_EUSAGE, "a path of %zu bytes is too long", strlen(path));
-    strcpy(r->path, path);
-    if (is_file(path) || !strchr(path, '%'))
-        return GIMBAL_OK;
-    TRY(name_parse(&r->name, path, err));
-    while (r->next < FIRST_NUMBERS)
-        if (!r->name.sequence || numbered_file(r, r->next++, r->path))
-            return GIMBAL_OK;
-    return fail(err, GIMBAL_EIO, "%s: no such pictures: none is numbered 0 to %d", path, FIRST_NUMBERS - 1);
+    return orientation_of(r->frame, stream_of(r));
 }
 
-static int count_pictures(const media_reader *r)
+static void shown_size(const media_reader *r, int *width, int *height)
 {
-    char path[PATH_ROOM];
-    int n = 1;
-    while (numbered_file(r, r->next + n - 1, path))
-        n++;
-    return n;
+    const bool swaps = orientation_swaps(orientation(r));
+    *width = swaps ? r->frame->height : r->frame->width;
+    *height = swaps ? r->frame->width : r->frame->height;
 }
 
 /* 0 when the container does not say. Raw video says it as a duration in units of one frame. */
@@ -195,51 +212,78 @@ static int64_t stated_frames(const AVStream *stream, AVRational rate)
     return counts && stream->duration != AV_NOPTS_VALUE ? MAX(stream->duration, 0) : 0;
 }
 
-static void describe(media_reader *r, media_info *info)
+static void describe_file(const media_reader *r, media_info *info)
 {
-    AVStream *stream = r->demuxer->streams[r->stream];
+    AVStream *stream = stream_of(r);
+    if (r->webp) {
+        webp_describe(r->webp, &info->frames, &info->fps);
+        snprintf(info->format, sizeof info->format, "webp, animated");
+        return;
+    }
     const AVRational rate = av_guess_frame_rate(r->demuxer, stream, NULL);
-    const char *name = r->demuxer->iformat->name;
-    const size_t n = strlen(name);
-    /* FFmpeg gives pictures 25 frames per second; they have no rate. */
-    const bool picture = !strcmp(name, "image2") || (n > 5 && !strcmp(name + n - 5, "_pipe"));
-    memset(info, 0, sizeof *info);
-    info->width = r->width, info->height = r->height;
-    info->frames = r->name.sequence ? count_pictures(r)
-                   : picture        ? 1
-                                    : (int)MIN(stated_frames(stream, rate), INT32_MAX);
+    const bool picture = is_still(r->demuxer); /* FFmpeg gives them 25 frames per second; they have no rate */
+    info->frames = picture ? 1 : (int)MIN(stated_frames(stream, rate), INT32_MAX);
     info->fps = picture || !rate.num || !rate.den ? 0 : av_q2d(rate);
-    snprintf(info->format, sizeof info->format, "%s, %s%s", name, avcodec_get_name(r->decoder->codec_id),
-             r->name.sequence ? ", a sequence" : "");
+    snprintf(info->format, sizeof info->format, "%s, %s", r->demuxer->iformat->name,
+             avcodec_get_name(r->decoder->codec_id));
+}
+
+static void describe(const media_reader *r, media_info *info)
+{
+    memset(info, 0, sizeof *info);
+    describe_file(r, info);
+    info->width = r->width, info->height = r->height;
+    info->file_width = r->file_width, info->file_height = r->file_height;
+    info->orientation = orientation(r);
+    const bool folder = r->source.folder != NULL;
+    if (!folder && !r->source.name.sequence)
+        return;
+    const size_t n = strlen(info->format);
+    snprintf(info->format + n, sizeof info->format - n, folder ? ", a folder" : ", a sequence");
+    info->frames = r->source.count;
+    info->fps = 0;
+}
+
+int check_size(int width, int height, const char *path, gimbal_error *err)
+{
+    if (width > 0 && height > 0 && width <= MAX_SIDE && height <= MAX_SIDE &&
+        (int64_t)width * height <= MAX_PIXELS)
+        return GIMBAL_OK;
+    return fail(err, GIMBAL_EFORMAT,
+                "%s: pictures of %dx%d pixels (1 to %d each way and %d million in all can be read)", path,
+                width, height, MAX_SIDE, MAX_PIXELS / 1000000);
 }
 
 static int reader_open(media_reader *r, const char *path, media_info *info, gimbal_error *err)
 {
-    TRY(find_first(r, path, err));
-    TRY(open_file(r, err));
-    r->width = r->decoder->width, r->height = r->decoder->height;
-    if (r->width < 1 || r->height < 1 || r->width > MAX_SIDE || r->height > MAX_SIDE)
-        return fail(err, GIMBAL_EFORMAT, "%s: pictures of %dx%d pixels (1 to %d each way can be read)",
-                    r->path, r->width, r->height, MAX_SIDE);
+    TRY(source_find(&r->source, path, err));
+    source_next(&r->source, r->path);
     r->packet = av_packet_alloc();
     r->frame = av_frame_alloc();
-    r->rgb = av_frame_alloc();
-    if (!r->packet || !r->frame || !r->rgb)
+    if (!r->packet || !r->frame)
         return fail_av(err, AVERROR(ENOMEM), r->path, "reader");
-    r->rgb->format = AV_PIX_FMT_RGB24, r->rgb->width = r->width, r->rgb->height = r->height;
-    if (av_frame_get_buffer(r->rgb, 0) < 0)
-        return fail_av(err, AVERROR(ENOMEM), r->path, "reader");
+    TRY(open_file(r, err));
+    const int got = next_in_file(r, err);
+    if (got <= 0)
+        return got ? got : fail(err, GIMBAL_EFORMAT, "%s: no pictures in it", r->path);
+    r->waiting = true;
+    shown_size(r, &r->file_width, &r->file_height);
+    TRY(check_size(r->file_width, r->file_height, r->path, err));
+    if (!r->width)
+        r->width = r->file_width, r->height = r->file_height;
     if (info)
         describe(r, info);
     return GIMBAL_OK;
 }
 
-int media_open(media_reader **out, const char *path, media_info *info, gimbal_error *err)
+static int open_reader(media_reader **out, const char *path, int width, int height, media_info *info,
+                       gimbal_error *err)
 {
     *out = NULL;
     media_reader *r = calloc(1, sizeof *r);
     if (!r)
         return fail(err, GIMBAL_ENOMEM, "%s: no memory for a reader", path);
+    r->width = width, r->height = height;
     const int code = reader_open(r, path, info, err);
     if (code)
         media_free(r);
@@ -248,23 +292,44 @@ int media_open(media_reader **out, const char *path, media_info *info, gimbal_er
     return code;
 }
 
+int media_open(media_reader **out, const char *path, media_info *info, gimbal_error *err)
+{
+    return open_reader(out, path, 0, 0, info, err);
+}
+
+int media_open_scaled(media_reader **out, const char *path, int width, int height, media_info *info,
+                      gimbal_error *err)
+{
+    *out = NULL;
+    if (width < 1 || height < 1 || width > MAX_SIDE || height > MAX_SIDE)
+        return fail(err, GIMBAL_EUSAGE, "%s: cannot be scaled to %dx%d pixels (1 to %d each way)", path,
+                    width, height, MAX_SIDE);
+    return open_reader(out, path, width, height, info, err);
+}
+
+/* The pictures of a sequence or folder belong together; one of another size is a stranger. */
+static int check_same_size(const media_reader *r, gimbal_error *err)
+{
+    int width, height;
+    shown_size(r, &width, &height);
+    if (r->source.count == 1 || (width == r->file_width && height == r->file_height))
+        return GIMBAL_OK;
+    return fail_hint(err, GIMBAL_EFORMAT, "all pictures of a clip have one size; move this one away",
+                     "%s: %dx%d pixels, expected %dx%d as in the first picture", r->path, width, height,
+                     r->file_width, r->file_height);
+}
+
 int media_get(media_reader *r, uint8_t *rgb, gimbal_error *err)
 {
-    for (;;) {
-        const int got = next_frame(r, err);
-        if (got < 0)
-            return got;
-        if (got) {
-            const int code = convert(r, rgb, err);
-            av_frame_unref(r->frame);
-            return code;
-        }
-        if (!r->name.sequence || !numbered_file(r, r->next, r->path))
-            return 0;
-        r->next++;
-        close_file(r);
-        TRY(open_file(r, err));
-    }
+    const int got = r->waiting ? 1 : next_frame(r, err);
+    if (got <= 0)
+        return got;
+    r->waiting = false;
+    int code = check_same_size(r, err);
+    if (!code)
+        code = pixels_rgb(&r->pixels, r->frame, orientation(r), r->width, r->height, rgb, r->path, err);
+    av_frame_unref(r->frame);
+    return code ? code : 1;
 }
 
 void media_free(media_reader *r)
@@ -274,8 +339,8 @@ void media_free(media_reader *r)
     close_file(r);
     av_packet_free(&r->packet);
     av_frame_free(&r->frame);
-    av_frame_free(&r->rgb);
-    sws_freeContext(r->scaler);
+    pixels_free(&r->pixels);
+    source_free(&r->source);
     free(r);
 }
 
@@ -294,18 +359,26 @@ static int recipe_inside(const char *path, char **text, gimbal_error *err)
     return found && !*text ? fail(err, GIMBAL_ENOMEM, "%s: no memory for the recipe", path) : GIMBAL_OK;
 }
 
-int media_recipe(const char *path, char **text, gimbal_error *err)
+/* No recipe beside it either: GIMBAL_OK and *text stays NULL. */
+static int recipe_of(Source *source, char **text, gimbal_error *err)
 {
-    media_reader r = {0};
-    char sidecar[PATH_ROOM];
+    char path[PATH_ROOM], sidecar[PATH_ROOM];
     size_t size;
-    *text = NULL;
-    TRY(find_first(&r, path, err));
-    TRY(recipe_inside(r.path, text, err));
+    source_next(source, path);
+    TRY(recipe_inside(path, text, err));
     if (*text)
         return GIMBAL_OK;
-    if (!r.name.sequence)
-        strcpy(r.name.head, path);
-    TRY(name_sidecar(&r.name, sidecar, err));
+    TRY(source_sidecar(source, sidecar, err));
     return is_file(sidecar) ? read_file(text, &size, sidecar, RECIPE_LIMIT, err) : GIMBAL_OK;
+}
+
+int media_recipe(const char *path, char **text, gimbal_error *err)
+{
+    Source source;
+    *text = NULL;
+    int code = source_find(&source, path, err);
+    if (!code)
+        code = recipe_of(&source, text, err);
+    source_free(&source);
+    return code;
 }

@@ -116,6 +116,15 @@ static int open_graph(media_writer *w, gimbal_error *err)
     return w->source && w->sink ? GIMBAL_OK : fail_av(err, AVERROR_BUG, w->path, "filter graph");
 }
 
+static bool has_avx512(void)
+{
+#if defined __x86_64__ || defined __i386__
+    return __builtin_cpu_supports("avx512f");
+#else
+    return false;
+#endif
+}
+
 static int open_encoder(media_writer *w, gimbal_error *err)
 {
     const Format *format = w->format;
@@ -142,6 +151,8 @@ static int open_encoder(media_writer *w, gimbal_error *err)
         c->flags |= AV_CODEC_FLAG_GLOBAL_HEADER;
     int r =
         format->encoder_options ? av_dict_parse_string(&options, format->encoder_options, "=", ":", 0) : 0;
+    if (r >= 0 && format->wide_options && has_avx512())
+        r = av_dict_parse_string(&options, format->wide_options, "=", ":", 0);
     if (r >= 0)
         r = avcodec_open2(c, codec, &options);
     av_dict_free(&options);
@@ -193,15 +204,16 @@ static int open_all(media_writer *w, gimbal_error *err)
 
 /* ---- the way of a picture ---------------------------------------------------------------- */
 
-static int write_bytes(const char *path, const void *data, size_t size, gimbal_error *err)
+/* Into a staged file; messages name what it will be. */
+static int write_bytes(const Stage *to, const void *data, size_t size, gimbal_error *err)
 {
-    FILE *f = fopen(path, "wb");
+    FILE *f = fopen(to->path, "wb");
     if (!f)
-        return fail(err, GIMBAL_EIO, "%s: %s", path, strerror(errno));
+        return fail(err, GIMBAL_EIO, "%s: %s", to->target, strerror(errno));
     const bool whole = fwrite(data, 1, size, f) == size;
     const int reason = errno;
     if (fclose(f) || !whole)
-        return fail(err, GIMBAL_EIO, "%s: cannot write: %s", path, strerror(whole ? errno : reason));
+        return fail(err, GIMBAL_EIO, "%s: cannot write: %s", to->target, strerror(whole ? errno : reason));
     return GIMBAL_OK;
 }
 
@@ -210,7 +222,7 @@ static int write_packet(media_writer *w, gimbal_error *err)
 {
     AVPacket *p = w->packet;
     if (!w->muxer)
-        return write_bytes(w->files[w->n_files - 1].path, p->data, (size_t)p->size, err);
+        return write_bytes(&w->files[w->n_files - 1], p->data, (size_t)p->size, err);
     AVStream *stream = w->muxer->streams[0];
     if (!p->duration)
         p->duration = 1; /* of the encoder's time base: without it the last picture has no length */
@@ -223,8 +235,10 @@ static int write_packet(media_writer *w, gimbal_error *err)
 /* frame NULL: the encoder gives out what it still holds. */
 static int encode(media_writer *w, AVFrame *frame, gimbal_error *err)
 {
-    if (frame)
+    if (frame) {
         frame->pict_type = AV_PICTURE_TYPE_NONE;
+        frame->quality = w->encoder->global_quality; /* encoders of constant quality read it here */
+    }
     int r = avcodec_send_frame(w->encoder, frame);
     while (r >= 0) {
         r = avcodec_receive_packet(w->encoder, w->packet);
@@ -317,7 +331,7 @@ static int flush(media_writer *w, gimbal_error *err)
             return fail_av(err, r < 0 ? r : closed, w->path, "writing");
     }
     if (w->sidecar.open)
-        TRY(write_bytes(w->sidecar.path, w->recipe, strlen(w->recipe), err));
+        TRY(write_bytes(&w->sidecar, w->recipe, strlen(w->recipe), err));
     return GIMBAL_OK;
 }
 

@@ -1,14 +1,15 @@
-/* blocks.c: what every U-Net and VAE is made of: ResNet block, attention, transformer over space or over
- * time.
+/* blocks.c: what every U-Net and VAE is made of: ResNet block, temporal convolution, attention, transformer
+ * over space or over time.
  *
  *     resnet       y = conv2(silu(norm2(conv1(silu(norm1(x))) + time))) + shortcut(x)
+ *     temporal     h = x;  four times:  h = conv(silu(norm(h)));  y = h + x
  *     attention    y = to_out(softmax(q k' / sqrt(d)) v) + x
  *     transformer  h = proj_in(norm(x));  per layer:  h += attn1(norm1(h));  h += attn2(norm2(h));  h +=
  * ff(norm3(h)); y = proj_out(h) + x
  *
  * Over space attn1 looks at the frame's own pixels and attn2 at the text. Over time both look at the same
- * pixel in all frames of the clip, and the sinusoid pe[p,2m] = sin(p w), pe[p,2m+1] = cos(p w), w =
- * 10000^(-2m/C), is added to what they read (never to what the feed-forward reads). Everything stays
+ * pixel in all frames of the clip; in motion modules the sinusoid pe[p,2m] = sin(p w), pe[p,2m+1] = cos(p w),
+ * w = 10000^(-2m/C), is added to what they read (never to what the feed-forward reads). Everything stays
  * [B*F,H,W,C]: attention over time works across rows.
  *
  * Knows ops and its own parameters. Refuses to know which network it stands in. */
@@ -16,8 +17,9 @@
 
 #include <math.h>
 
-/* Of the GroupNorm in front of a transformer and of its LayerNorms; no config changes them. */
-static const float transformer_group_eps = 1e-6f, layer_norm_eps = 1e-5f;
+/* Of the GroupNorm in front of a transformer, of its LayerNorms and of temporal convolutions; no config
+ * changes them. */
+static const float transformer_group_eps = 1e-6f, layer_norm_eps = 1e-5f, temporal_eps = 1e-5f;
 
 typedef struct TransformerBlock {
     Attention attn1, attn2;
@@ -70,6 +72,34 @@ Tensor *resnet_forward(Cx *cx, Resnet *r, Tensor *x, Tensor *time)
     if (r->in != r->out)
         second.add = op_linear(cx, x, &r->shortcut[0], (Epi){.bias = &r->shortcut[1]});
     return second.add ? op_conv2d(cx, h, &r->conv2[0], 1, pad, second) : NULL;
+}
+
+/* ---- temporal convolution ---------------------------------------------------------------- */
+
+/* Places in the lists of layers that the names count; later stages have a dropout between. */
+static const char *const stage_conv[] = {"2", "3", "3", "3"};
+
+void temporal_conv_params(Params *p, TemporalConv *t)
+{
+    for (int i = 0; i < COUNT(t->stage); i++) {
+        pv_in(p, "conv%d", i + 1);
+        pv_norm(p, "0", t->stage[i].norm, t->channels);
+        pv_convt(p, stage_conv[i], t->stage[i].conv, t->channels, t->channels, 3);
+        pv_out(p);
+    }
+}
+
+Tensor *temporal_conv_forward(Cx *cx, TemporalConv *t, Tensor *x, int frames)
+{
+    const NormArg norm = {.groups = t->groups, .per = frames, .eps = temporal_eps, .act = ACT_SILU};
+    const int last = COUNT(t->stage) - 1;
+    Tensor *h = x;
+    for (int i = 0; i <= last; i++) {
+        Weight *scale = t->stage[i].norm, *conv = t->stage[i].conv;
+        h = op_norm(cx, h, &scale[0], &scale[1], norm);
+        h = op_convt(cx, h, &conv[0], frames, (Epi){.bias = &conv[1], .add = i == last ? x : NULL});
+    }
+    return h;
 }
 
 /* ---- attention --------------------------------------------------------------------------- */

@@ -1,4 +1,4 @@
-/* model.h: the networks, built from ops: text encoder, U-Net with motion modules, VAE decoder; and the zoo of
+/* model.h: the networks, built from ops: text encoder, U-Net with motion modules, VAE; and the zoo of
  * families.
  *
  * A network is a struct of blocks; blocks are structs of Weights. Each has three functions: configure
@@ -22,6 +22,17 @@ void resnet_params(Params *, Resnet *);
 /* x [N,H,W,in]; time [B, time_width] already through SiLU, serving N/B frames each, or NULL. */
 Tensor *resnet_forward(Cx *, Resnet *, Tensor *x, Tensor *time);
 
+/* Four times GroupNorm over all frames of the clip, SiLU and a convolution over 3 frames; + input. */
+typedef struct {
+    int channels, groups;
+    struct {
+        Weight norm[2], conv[2];
+    } stage[4];
+} TemporalConv;
+void temporal_conv_params(Params *, TemporalConv *);
+/* x [B*F,H,W,channels] -> the same shape. */
+Tensor *temporal_conv_forward(Cx *, TemporalConv *, Tensor *x, int frames);
+
 /* Attention with separate to_q, to_k, to_v, to_out.0. */
 typedef struct {
     int width, inner, context, heads; /* context: channels of keys' source; inner = heads * head width */
@@ -33,8 +44,8 @@ void attention_params(Params *, const char *name, Attention *);
  * The number of heads in `arg` is filled in. */
 Tensor *attention_forward(Cx *, Attention *, Tensor *x, Tensor *context, Tensor *add, AttnArg arg);
 
-/* Transformer over space (self, then text) or over time (self twice, with a position table), in a frame of
- * GroupNorm, proj_in, ..., proj_out, + input. */
+/* Transformer over space (self, then text) or over time (self twice, with or without a position table), in a
+ * frame of GroupNorm, proj_in, ..., proj_out, + input. */
 typedef struct {
     int channels, inner, groups, layers;
     bool temporal, linear_proj; /* proj_in/out: Linear, or 1x1 conv (file shapes differ) */
@@ -64,6 +75,10 @@ typedef struct {
     int groups, context;
     float eps;
     bool linear_proj;
+    /* of networks made for video (UNet3DConditionModel): a temporal convolution after every ResNet block,
+     * attention over time after attention over space, and at the entry, all among the U-Net's own weights */
+    bool temporal;
+    int head_width, entry_heads; /* of all its attention; of the entry's. head_width 0: channels / heads */
     /* motion modules: one after every site; motion_heads[i] 0 means none at all */
     int motion_heads[MAX_LEVELS], motion_depth[MAX_LEVELS], motion_mid_depth, motion_layers, max_frames;
     bool motion, motion_mid;
@@ -76,8 +91,8 @@ typedef struct Unet Unet;
 /* Allocates the blocks from `keep`. EMODEL for numbers that cannot be (width not a multiple of groups or
  * heads). */
 int unet_build(Unet **out, Arena *keep, const UnetShape *, gimbal_error *err);
-void unet_params(void *unet, Params *);        /* image part: the names of UNet2DConditionModel */
-void unet_motion_params(void *unet, Params *); /* motion part: the names of MotionAdapter */
+void unet_params(void *unet, Params *); /* the names of UNet2DConditionModel, or UNet3DConditionModel */
+void unet_motion_params(void *unet, Params *); /* motion modules: the names of MotionAdapter */
 const UnetShape *unet_shape(const Unet *);
 
 /* One call's constants; the `self` of unet_forward. */
@@ -107,12 +122,15 @@ extern const char *const clip_ignore[];
 
 typedef struct Vae Vae;
 int vae_build(Vae **out, Arena *keep, const json_t *config, const char *where, gimbal_error *err);
-void vae_params(void *vae, Params *); /* decoder, and encoder names too, so that binding is strict */
-int vae_factor(const Vae *);          /* pixels per latent: 2^(levels-1) */
-int vae_channels(const Vae *);        /* latent channels */
+void vae_params(void *vae, Params *);
+int vae_factor(const Vae *);   /* pixels per latent: 2^(levels-1) */
+int vae_channels(const Vae *); /* latent channels */
 double vae_scaling(const Vae *);
 /* in: z [N,h,w,C], already divided by the scaling factor -> pictures [N,H,W,3], about -1..1 */
 Tensor *vae_decode(Cx *, void *vae, Tensor **in);
+/* in: pictures [N,H,W,3], about -1..1 -> moments [N,h,w,2C] of the posterior: mean, then log variance as the
+ * network gives it (diffusers clamps it to -30..20); the mean is not yet times the scaling factor. */
+Tensor *vae_encode(Cx *, void *vae, Tensor **in);
 extern const char *const vae_ignore[];
 
 /* ---- the zoo: zoo.c, family_*.c ---------------------------------------------------------- */
@@ -122,6 +140,31 @@ typedef struct {
     const json_t *index, *unet, *motion, *scheduler;
     const char *unet_where, *motion_where, *scheduler_where;
 } FolderConfigs;
+
+/* One of them, and where the first error goes. */
+typedef struct {
+    const json_t *json;
+    const char *where;
+    gimbal_error *err;
+} Config;
+
+/* Readers that families share: config.c. EMODEL or EFORMAT names file, key, expected and found. */
+enum {
+    CONFIG_WIDTH = 16384,
+    CONFIG_DEPTH = 64
+}; /* the most channels and transformer layers that are believed */
+/* A number for all levels or a list with one for each, in 1..max. */
+int config_per_level(const Config *, const char *key, int def, int levels, int max, int out[MAX_LEVELS]);
+/* block_out_channels; 320, 640, 1280, 1280 when absent, as all constructors have it. */
+int config_widths(const Config *, int out[MAX_LEVELS], int *levels);
+/* attn[i]: does block i attend? `with` and `without` are the two block types; key absent: four blocks, of
+ * which only the one at the lowest resolution, index `plain`, is without. */
+int config_block_types(const Config *, const char *key, const char *with, const char *without, int plain,
+                       int levels, bool attn[MAX_LEVELS]);
+int config_norm(const Config *, UnetShape *);     /* norm_num_groups, norm_eps */
+int config_channels(const Config *, UnetShape *); /* in_channels, out_channels: the same number */
+/* sample_size, a number or [height, width]; `def` when it is absent or null. */
+int config_sample_size(const Config *, int def, int size[2]);
 
 /* Numbers a run falls back on. */
 typedef struct {
@@ -133,11 +176,12 @@ typedef struct {
 typedef struct {
     const char *name, *help, *source;
     const char *unet_class; /* "_class_name" of unet/config.json */
-    bool needs_motion;      /* weights also come from a motion adapter folder */
+    bool needs_motion;      /* weights also come from a motion adapter folder; else none is taken */
+    bool step_by_frame;     /* its pipeline draws step noise frame by frame, [F,C,h,w]: --rng torch follows */
     int (*shape)(const FolderConfigs *, UnetShape *out, RunDefaults *, gimbal_error *err);
     const char *const *unet_ignore, *const *motion_ignore;
 } Family;
-#define FAMILIES(X) X(animatediff)
+#define FAMILIES(X) X(animatediff) X(modelscope)
 #define FAMILY_EXTERN(name) extern const Family family_##name;
 FAMILIES(FAMILY_EXTERN)
 const Family *family_at(int i); /* NULL past the end */

@@ -1,12 +1,13 @@
 /* unet.c: the denoising network: an image U-Net (Rombach et al. 2022) with motion modules (Guo et al. 2024)
- * after its sites.
+ * after its sites, or with layers over time inside them (Wang et al. 2023).
  *
  *     x [B*F,h,w,in], timestep, text  ->  prediction [B*F,h,w,out]
  *
- * A site is resnet -> [attention over space and text] -> [motion module]. Going down every site's output and
- * every downsampled tensor is kept as a skip; going up each site reads [current, skip]. Sizes that do not
- * halve evenly work: downsampling rounds up, and an upsampler goes to the size of the next skip. All widths
- * of the up path follow from playing the stack of skips through.
+ * A site is resnet -> [temporal convolution] -> [attention over space and text] -> [attention over time] ->
+ * [motion module]. Going down every site's output and every downsampled tensor is kept as a skip; going up
+ * each site reads [current, skip]. Sizes that do not halve evenly work: downsampling rounds up, and an
+ * upsampler goes to the size of the next skip. All widths of the up path follow from playing the stack of
+ * skips through.
  *
  * Knows blocks and the numbers in UnetShape. Refuses to know configs, files, guidance and samplers. */
 #include "model/model.h"
@@ -22,7 +23,8 @@ static const int pad1[4] = {1, 1, 1, 1};
 
 typedef struct {
     Resnet resnet;
-    Transformer *attn, *motion; /* NULL: none here */
+    TemporalConv *conv;                /* NULL, as those below: none here */
+    Transformer *attn, *time, *motion; /* over space; over time: the network's own, a motion adapter's */
 } Site;
 
 typedef struct {
@@ -36,9 +38,9 @@ typedef struct {
 struct Unet {
     UnetShape shape;
     Weight conv_in[2], time1[2], time2[2], norm_out[2], conv_out[2];
+    Transformer *entry; /* over time, behind conv_in; or NULL */
     Level down[MAX_LEVELS], up[MAX_LEVELS];
-    Site mid;
-    Resnet mid_last;
+    Site mid[2]; /* the second has no transformers */
 };
 
 const UnetShape *unet_shape(const Unet *u)
@@ -54,6 +56,34 @@ static bool attends(const UnetShape *s, int i)
     return s->down_attn[i] || s->up_attn[s->levels - 1 - i] || (s->mid_attn && i == s->levels - 1);
 }
 
+static int heads_at(const UnetShape *s, int i)
+{
+    return s->head_width ? s->width[i] / s->head_width : s->heads[i];
+}
+
+/* Channels inside the attention of level i: fewer than outside when heads of a given width do not fill them.
+ */
+static int inner_at(const UnetShape *s, int i)
+{
+    return s->head_width ? heads_at(s, i) * s->head_width : s->width[i];
+}
+
+static int check_heads(const UnetShape *s, int i, const char *where, gimbal_error *err)
+{
+    const int w = s->width[i];
+    if (s->head_width && w < s->head_width)
+        return fail(
+            err, GIMBAL_EMODEL,
+            "%s: \"attention_head_dim\" (the width of a head) is %d, more than the %d channels of level %d",
+            where, s->head_width, w, i);
+    if (!s->head_width && (s->heads[i] < 1 || w % s->heads[i]))
+        return fail(err, GIMBAL_EMODEL,
+                    "%s: \"attention_head_dim\" (the number of heads) of level %d is %d, expected a divisor "
+                    "of its %d channels",
+                    where, i, s->heads[i], w);
+    return GIMBAL_OK;
+}
+
 static int check_level(const UnetShape *s, int i, const char *where, gimbal_error *err)
 {
     const int w = s->width[i];
@@ -66,11 +96,7 @@ static int check_level(const UnetShape *s, int i, const char *where, gimbal_erro
                     i, s->layers[i], MAX_LAYERS);
     if (!attends(s, i))
         return GIMBAL_OK;
-    if (s->heads[i] < 1 || w % s->heads[i])
-        return fail(err, GIMBAL_EMODEL,
-                    "%s: \"attention_head_dim\" (the number of heads) of level %d is %d, expected a divisor "
-                    "of its %d channels",
-                    where, i, s->heads[i], w);
+    TRY(check_heads(s, i, where, err));
     if (s->depth[i] < 1)
         return fail(err, GIMBAL_EMODEL,
                     "%s: \"transformer_layers_per_block\" of level %d is %d, expected at least 1", where, i,
@@ -135,23 +161,48 @@ static Resnet resnet_of(const UnetShape *s, int in, int out)
     return (Resnet){.in = in, .out = out, .time_width = 4 * s->width[0], .groups = s->groups, .eps = s->eps};
 }
 
-/* A site's transformers; level i in the order of the down path. */
+static void *part_alloc(Builder *b, size_t size)
+{
+    void *part = arena_alloc(b->keep, size);
+    if (!part)
+        fail(b->err, GIMBAL_ENOMEM, "no memory for the U-Net's blocks");
+    return part;
+}
+
+static int over_space(Builder *b, Transformer **t, int i)
+{
+    const UnetShape *s = b->s;
+    if (!(*t = part_alloc(b, sizeof **t)))
+        return GIMBAL_ENOMEM;
+    return transformer_init(*t, b->keep, s->width[i], inner_at(s, i), heads_at(s, i), s->context, s->groups,
+                            s->depth[i], false, s->linear_proj, 0, b->err);
+}
+
+static int over_time(Builder *b, Transformer **t, int channels, int inner, int heads, int depth,
+                     int positions)
+{
+    if (!(*t = part_alloc(b, sizeof **t)))
+        return GIMBAL_ENOMEM;
+    return transformer_init(*t, b->keep, channels, inner, heads, 0, b->s->groups, depth, true, true,
+                            positions, b->err);
+}
+
+/* What follows a site's resnet; level i in the order of the down path. */
 static int build_site(Builder *b, Site *site, int i, bool attn, bool motion, int motion_depth)
 {
     const UnetShape *s = b->s;
     const int w = s->width[i];
-    if (attn) {
-        if (!(site->attn = arena_alloc(b->keep, sizeof *site->attn)))
-            return fail(b->err, GIMBAL_ENOMEM, "no memory for the U-Net's blocks");
-        TRY(transformer_init(site->attn, b->keep, w, w, s->heads[i], s->context, s->groups, s->depth[i],
-                             false, s->linear_proj, 0, b->err));
+    if (s->temporal) {
+        if (!(site->conv = part_alloc(b, sizeof *site->conv)))
+            return GIMBAL_ENOMEM;
+        *site->conv = (TemporalConv){.channels = w, .groups = s->groups};
     }
-    if (motion) {
-        if (!(site->motion = arena_alloc(b->keep, sizeof *site->motion)))
-            return fail(b->err, GIMBAL_ENOMEM, "no memory for the U-Net's blocks");
-        TRY(transformer_init(site->motion, b->keep, w, w, s->motion_heads[i], 0, s->groups, motion_depth,
-                             true, true, s->max_frames, b->err));
-    }
+    if (attn)
+        TRY(over_space(b, &site->attn, i));
+    if (attn && s->temporal)
+        TRY(over_time(b, &site->time, w, inner_at(s, i), heads_at(s, i), s->depth[i], 0));
+    if (motion)
+        TRY(over_time(b, &site->motion, w, w, s->motion_heads[i], motion_depth, s->max_frames));
     return GIMBAL_OK;
 }
 
@@ -160,8 +211,8 @@ static int build_level(Builder *b, Level *level, int i, bool attn, int sites, co
 {
     const UnetShape *s = b->s;
     *level = (Level){.sites = sites, .resample = resample, .width = s->width[i]};
-    if (!(level->site = arena_alloc(b->keep, sizeof *level->site * (size_t)sites)))
-        return fail(b->err, GIMBAL_ENOMEM, "no memory for the U-Net's blocks");
+    if (!(level->site = part_alloc(b, sizeof *level->site * (size_t)sites)))
+        return GIMBAL_ENOMEM;
     for (int j = 0; j < sites; j++) {
         level->site[j].resnet = resnet_of(s, in[j], s->width[i]);
         TRY(build_site(b, &level->site[j], i, attn, s->motion && s->motion_heads[i], s->motion_depth[i]));
@@ -175,6 +226,8 @@ static int build_levels(Builder *b, Unet *u)
     const int last = s->levels - 1;
     int skip[MAX_SKIPS], n = 0, now = s->width[0], in[MAX_SITES];
     skip[n++] = now;
+    if (s->temporal)
+        TRY(over_time(b, &u->entry, now, s->entry_heads * s->head_width, s->entry_heads, 1, 0));
     for (int i = 0; i <= last; i++) {
         for (int j = 0; j < s->layers[i]; j++)
             in[j] = now, now = skip[n++] = s->width[i];
@@ -182,8 +235,9 @@ static int build_levels(Builder *b, Unet *u)
         if (i < last)
             skip[n++] = now;
     }
-    u->mid.resnet = u->mid_last = resnet_of(s, now, now);
-    TRY(build_site(b, &u->mid, last, s->mid_attn, s->motion && s->motion_mid, s->motion_mid_depth));
+    u->mid[0].resnet = u->mid[1].resnet = resnet_of(s, now, now);
+    TRY(build_site(b, &u->mid[0], last, s->mid_attn, s->motion && s->motion_mid, s->motion_mid_depth));
+    TRY(build_site(b, &u->mid[1], last, false, false, 0));
     for (int k = 0; k <= last; k++) {
         const int i = last - k, sites = s->layers[i] + 1;
         for (int j = 0; j < sites; j++)
@@ -209,35 +263,37 @@ int unet_build(Unet **out, Arena *keep, const UnetShape *shape, gimbal_error *er
 
 /* ---- parameters -------------------------------------------------------------------------- */
 
-static void level_params(Params *p, Level *level, const char *resampler)
+/* t NULL: nothing there. */
+static void named_transformer(Params *p, const char *name, int j, Transformer *t)
 {
-    for (int j = 0; j < level->sites; j++) {
-        pv_in(p, "resnets.%d", j);
-        resnet_params(p, &level->site[j].resnet);
-        pv_out(p);
-        if (level->site[j].attn) {
-            pv_in(p, "attentions.%d", j);
-            transformer_params(p, level->site[j].attn);
-            pv_out(p);
-        }
-    }
-    if (level->resample)
-        pv_conv(p, resampler, level->conv, level->width, level->width, 3);
+    if (!t)
+        return;
+    pv_in(p, "%s.%d", name, j);
+    transformer_params(p, t);
+    pv_out(p);
 }
 
-static void mid_params(Params *p, Unet *u)
+/* All but the motion module, which lies in another file. */
+static void site_params(Params *p, Site *site, int j)
 {
-    pv_in(p, "resnets.0");
-    resnet_params(p, &u->mid.resnet);
+    pv_in(p, "resnets.%d", j);
+    resnet_params(p, &site->resnet);
     pv_out(p);
-    if (u->mid.attn) {
-        pv_in(p, "attentions.0");
-        transformer_params(p, u->mid.attn);
+    if (site->conv) {
+        pv_in(p, "temp_convs.%d", j);
+        temporal_conv_params(p, site->conv);
         pv_out(p);
     }
-    pv_in(p, "resnets.1");
-    resnet_params(p, &u->mid_last);
-    pv_out(p);
+    named_transformer(p, "attentions", j, site->attn);
+    named_transformer(p, "temp_attentions", j, site->time);
+}
+
+static void level_params(Params *p, Level *level, const char *resampler)
+{
+    for (int j = 0; j < level->sites; j++)
+        site_params(p, &level->site[j], j);
+    if (level->resample)
+        pv_conv(p, resampler, level->conv, level->width, level->width, 3);
 }
 
 void unet_params(void *unet, Params *p)
@@ -247,13 +303,19 @@ void unet_params(void *unet, Params *p)
     pv_conv(p, "conv_in", u->conv_in, u->shape.in, base, 3);
     pv_linear(p, "time_embedding.linear_1", u->time1, base, 4 * base, true);
     pv_linear(p, "time_embedding.linear_2", u->time2, 4 * base, 4 * base, true);
+    if (u->entry) {
+        pv_in(p, "transformer_in");
+        transformer_params(p, u->entry);
+        pv_out(p);
+    }
     for (int i = 0; i < u->shape.levels; i++) {
         pv_in(p, "down_blocks.%d", i);
         level_params(p, &u->down[i], "downsamplers.0.conv");
         pv_out(p);
     }
     pv_in(p, "mid_block");
-    mid_params(p, u);
+    site_params(p, &u->mid[0], 0);
+    site_params(p, &u->mid[1], 1);
     pv_out(p);
     for (int i = 0; i < u->shape.levels; i++) {
         pv_in(p, "up_blocks.%d", i);
@@ -266,13 +328,8 @@ void unet_params(void *unet, Params *p)
 
 static void motion_params(Params *p, Site *site, int sites)
 {
-    for (int j = 0; j < sites; j++) {
-        if (!site[j].motion)
-            continue;
-        pv_in(p, "motion_modules.%d", j);
-        transformer_params(p, site[j].motion);
-        pv_out(p);
-    }
+    for (int j = 0; j < sites; j++)
+        named_transformer(p, "motion_modules", j, site[j].motion);
 }
 
 void unet_motion_params(void *unet, Params *p)
@@ -284,7 +341,7 @@ void unet_motion_params(void *unet, Params *p)
         pv_out(p);
     }
     pv_in(p, "mid_block");
-    motion_params(p, &u->mid, 1);
+    motion_params(p, u->mid, 1);
     pv_out(p);
     for (int i = 0; i < u->shape.levels; i++) {
         pv_in(p, "up_blocks.%d", i);
@@ -330,13 +387,19 @@ static Tensor *space_graph(Cx *cx, void *transformer, Tensor **in)
     return transformer_forward(cx, transformer, in[0], in[1], (int)(in[0]->n[0] / in[1]->n[0]), 1);
 }
 
-static Tensor *motion_clip_graph(Cx *cx, void *transformer, Tensor **in)
+static Tensor *conv_graph(Cx *cx, void *conv, Tensor **in)
+{
+    return temporal_conv_forward(cx, conv, in[0], (int)(in[0]->n[0] / in[1]->n[0]));
+}
+
+/* Over time; one GroupNorm statistic per clip. */
+static Tensor *time_clip_graph(Cx *cx, void *transformer, Tensor **in)
 {
     const int frames = (int)(in[0]->n[0] / in[1]->n[0]);
     return transformer_forward(cx, transformer, in[0], NULL, frames, frames);
 }
 
-static Tensor *motion_frame_graph(Cx *cx, void *transformer, Tensor **in)
+static Tensor *time_frame_graph(Cx *cx, void *transformer, Tensor **in)
 {
     return transformer_forward(cx, transformer, in[0], NULL, (int)(in[0]->n[0] / in[1]->n[0]), 1);
 }
@@ -349,9 +412,15 @@ static Tensor *site_forward(const Flow *f, Site *site, Tensor *h, Tensor *skip, 
     h = skip ? block(f->cx, joined_resnet_graph, &site->resnet, (Tensor *[]){h, f->time, skip}, 3)
              : block(f->cx, resnet_graph, &site->resnet, (Tensor *[]){h, f->time}, 2);
     tap(f->cx, h, "%s.resnets.%d", path, j);
+    if (site->conv && h)
+        h = tap(f->cx, block(f->cx, conv_graph, site->conv, (Tensor *[]){h, f->time}, 2), "%s.temp_convs.%d",
+                path, j);
     if (site->attn && h)
         h = tap(f->cx, block(f->cx, space_graph, site->attn, (Tensor *[]){h, f->context}, 2),
                 "%s.attentions.%d", path, j);
+    if (site->time && h)
+        h = tap(f->cx, block(f->cx, time_clip_graph, site->time, (Tensor *[]){h, f->time}, 2),
+                "%s.temp_attentions.%d", path, j);
     if (site->motion && h)
         h = tap(f->cx, block(f->cx, f->motion, site->motion, (Tensor *[]){h, f->time}, 2),
                 "%s.motion_modules.%d", path, j);
@@ -372,10 +441,9 @@ static Tensor *down_forward(const Flow *f, Level *level, Tensor *h, Tensor **ski
 
 static Tensor *mid_forward(const Flow *f, Unet *u, Tensor *h)
 {
-    h = site_forward(f, &u->mid, h, NULL, "mid_block", 0);
-    if (!h)
-        return NULL;
-    return tap(f->cx, block(f->cx, resnet_graph, &u->mid_last, (Tensor *[]){h, f->time}, 2), "mid_block");
+    for (int j = 0; j < COUNT(u->mid); j++)
+        h = site_forward(f, &u->mid[j], h, NULL, "mid_block", j);
+    return tap(f->cx, h, "mid_block");
 }
 
 /* Takes from the end of skip[*n]. */
@@ -429,12 +497,15 @@ Tensor *unet_forward(Cx *cx, void *unet_call, Tensor **in)
     time = op_linear(cx, time, &u->time2[0], (Epi){.bias = &u->time2[1], .act = ACT_SILU});
     if (!tap(cx, time, "time_embedding.silu"))
         return NULL;
-    const Flow f = {cx, call->norm_clip ? motion_clip_graph : motion_frame_graph, time, in[2]};
+    const Flow f = {cx, call->norm_clip ? time_clip_graph : time_frame_graph, time, in[2]};
 
     Tensor *skip[MAX_SKIPS],
         *h = op_conv2d(cx, in[0], &u->conv_in[0], 1, pad1, (Epi){.bias = &u->conv_in[1]});
     int n = 0;
-    skip[n++] = tap(cx, h, "conv_in");
+    tap(cx, h, "conv_in");
+    if (u->entry && h)
+        h = tap(cx, block(cx, time_clip_graph, u->entry, (Tensor *[]){h, time}, 2), "transformer_in");
+    skip[n++] = h;
     for (int i = 0; i < u->shape.levels; i++)
         h = down_forward(&f, &u->down[i], h, skip, &n, i);
     h = mid_forward(&f, u, h);

@@ -1,12 +1,16 @@
-/* vae.c: the autoencoder between latents and pictures (Rombach et al. 2022): AutoencoderKL's decoder.
+/* vae.c: the autoencoder between pictures and latents (Rombach et al. 2022): diffusers' AutoencoderKL.
  *
- *     z [N,h,w,C] -> post_quant_conv -> conv_in -> mid (resnet, attention, resnet)
+ *     pictures [N,H,W,3] -> conv_in -> per level, narrowest first: resnets, then a convolution of stride 2
+ *       (not after the last) -> mid (resnet, attention, resnet) -> norm, silu, conv_out -> quant_conv
+ *       -> moments [N,h,w,2C]: mean and log variance of q(z|picture) = N(mean, exp(logvar))
+ *
+ *     z [N,h,w,C] -> post_quant_conv -> conv_in -> mid
  *       -> per level, widest first: resnets, then twice the size and a convolution (not after the last)
  *       -> norm, silu, conv_out -> pictures [N, 2^(levels-1) h, 2^(levels-1) w, 3], about -1..1
  *
  * Frames are independent. The mid attention is one head over all channels and pixels, with biases on q, k, v.
- * All norms have eps 1e-6. The encoder's parameters are declared, so that a file is bound whole, and nothing
- * reads them yet.
+ * All norms have eps 1e-6. A convolution of stride 2 sees one row below and one column to the right of the
+ * picture and none above or to the left: a side of n becomes floor(n / 2).
  *
  * Knows diffusers' AutoencoderKL config. Refuses to know files, clips and how latents were made. */
 #include "model/model.h"
@@ -16,7 +20,7 @@
 
 enum { MAX_VAE_WIDTH = 16384 };
 static const float vae_eps = 1e-6f;
-static const int pad1[4] = {1, 1, 1, 1};
+static const int pad1[4] = {1, 1, 1, 1}, pad_below_right[4] = {0, 1, 0, 1};
 
 typedef struct {
     int width, groups;
@@ -258,24 +262,71 @@ static Tensor *attention_graph(Cx *cx, void *mid, Tensor **in)
     return op_view(cx, n, 4, picture);
 }
 
-static Tensor *mid_forward(Cx *cx, const Vae *v, Mid *mid, Tensor *h)
+/* name: "encoder" or "decoder", for taps. */
+static Tensor *mid_forward(Cx *cx, const Vae *v, Mid *mid, Tensor *h, const char *name)
 {
     h = h ? block(cx, resnet_graph, &mid->first, &h, 1) : NULL;
     if (v->attention && h)
-        h = tap(cx, block(cx, attention_graph, &mid->attn, &h, 1), "decoder.mid_block.attentions.0");
+        h = tap(cx, block(cx, attention_graph, &mid->attn, &h, 1), "%s.mid_block.attentions.0", name);
     h = h ? block(cx, resnet_graph, &mid->last, &h, 1) : NULL;
-    return tap(cx, h, "decoder.mid_block");
+    return tap(cx, h, "%s.mid_block", name);
+}
+
+static Tensor *resnets_forward(Cx *cx, VaeLevel *level, Tensor *h)
+{
+    for (int j = 0; j < level->resnets && h; j++)
+        h = block(cx, resnet_graph, &level->resnet[j], &h, 1);
+    return h;
+}
+
+static Tensor *down_forward(Cx *cx, VaeLevel *level, Tensor *h, int k)
+{
+    h = resnets_forward(cx, level, h);
+    if (level->resample)
+        h = op_conv2d(cx, h, &level->conv[0], 2, pad_below_right, (Epi){.bias = &level->conv[1]});
+    return tap(cx, h, "encoder.down_blocks.%d", k);
 }
 
 static Tensor *up_forward(Cx *cx, VaeLevel *level, Tensor *h, int k)
 {
-    for (int j = 0; j < level->resnets && h; j++)
-        h = block(cx, resnet_graph, &level->resnet[j], &h, 1);
+    h = resnets_forward(cx, level, h);
     if (level->resample && h) {
         h = op_resize(cx, h, 2 * h->n[1], 2 * h->n[2]);
         h = op_conv2d(cx, h, &level->conv[0], 1, pad1, (Epi){.bias = &level->conv[1]});
     }
     return tap(cx, h, "decoder.up_blocks.%d", k);
+}
+
+static Tensor *out_forward(Cx *cx, const Vae *v, Coder *c, Tensor *h)
+{
+    const NormArg norm = {.groups = v->groups, .per = 1, .eps = vae_eps, .act = ACT_SILU};
+    h = op_norm(cx, h, &c->norm_out[0], &c->norm_out[1], norm);
+    return op_conv2d(cx, h, &c->conv_out[0], 1, pad1, (Epi){.bias = &c->conv_out[1]});
+}
+
+Tensor *vae_encode(Cx *cx, void *vae, Tensor **in)
+{
+    Vae *v = vae;
+    Coder *c = &v->encoder;
+    Tensor *h = in[0];
+    const int factor = vae_factor(v);
+    if (!h)
+        return NULL;
+    if (h->nd != 4 || h->n[3] != v->in)
+        return cx_fail(cx, GIMBAL_EMODEL, "VAE: pictures of %lld channels, this encoder takes %d",
+                       (long long)tensor_channels(h), v->in);
+    if (h->n[1] < factor || h->n[2] < factor)
+        return cx_fail(cx, GIMBAL_EMODEL, "VAE: pictures of %lldx%lld, a latent pixel covers %dx%d",
+                       (long long)h->n[2], (long long)h->n[1], factor, factor);
+    h = op_conv2d(cx, h, &c->conv_in[0], 1, pad1, (Epi){.bias = &c->conv_in[1]});
+    h = tap(cx, h, "encoder.conv_in");
+    for (int k = 0; k < v->levels; k++)
+        h = down_forward(cx, &c->level[k], h, k);
+    h = mid_forward(cx, v, &c->mid, h, "encoder");
+    h = tap(cx, out_forward(cx, v, c, h), "encoder");
+    if (v->quant)
+        h = tap(cx, op_linear(cx, h, &v->quant_conv[0], (Epi){.bias = &v->quant_conv[1]}), "quant_conv");
+    return h;
 }
 
 Tensor *vae_decode(Cx *cx, void *vae, Tensor **in)
@@ -292,10 +343,8 @@ Tensor *vae_decode(Cx *cx, void *vae, Tensor **in)
         h = tap(cx, op_linear(cx, h, &v->post_quant_conv[0], (Epi){.bias = &v->post_quant_conv[1]}),
                 "post_quant_conv");
     h = op_conv2d(cx, h, &c->conv_in[0], 1, pad1, (Epi){.bias = &c->conv_in[1]});
-    h = mid_forward(cx, v, &c->mid, tap(cx, h, "decoder.conv_in"));
+    h = mid_forward(cx, v, &c->mid, tap(cx, h, "decoder.conv_in"), "decoder");
     for (int k = 0; k < v->levels; k++)
         h = up_forward(cx, &c->level[k], h, k);
-    const NormArg norm = {.groups = v->groups, .per = 1, .eps = vae_eps, .act = ACT_SILU};
-    h = op_norm(cx, h, &c->norm_out[0], &c->norm_out[1], norm);
-    return tap(cx, op_conv2d(cx, h, &c->conv_out[0], 1, pad1, (Epi){.bias = &c->conv_out[1]}), "decoder");
+    return tap(cx, out_forward(cx, v, c, h), "decoder");
 }

@@ -18,6 +18,7 @@
 
 #define OPS(X)                                                                                               \
     X(CONV2D, "conv2d")                                                                                      \
+    X(CONVT, "convt")                                                                                        \
     X(LINEAR, "linear")                                                                                      \
     X(NORM, "norm")                                                                                          \
     X(ATTN, "attention")                                                                                     \
@@ -39,11 +40,12 @@ typedef struct Call {
     int n_in;
     Weight *w[2]; /* w | scale, shift | table */
     Tensor *out;
-    Epi epi; /* conv2d and linear; epi.row and epi.add are tensors of the call too */
+    Epi epi; /* conv2d, convt and linear; epi.row and epi.add are tensors of the call too */
     union {
         struct {
             int stride, pad[4];
         } conv;
+        int frames; /* convt */
         NormArg norm;
         struct {
             AttnArg arg;
@@ -94,9 +96,9 @@ static inline float *row_at(const Tensor *t, int64_t r)
  * Thread-safe. NULL: no memory (cx->err set). */
 const float *weight_floats(Cx *, Weight *);
 
-/* The tail of conv2d and linear on rows [r0, r0+n) of z [.., wide], which hold x*w without bias: writes the
- * call's out rows. z may be out's own memory (no GEGLU then). Plain loops the compiler vectorises; shared by
- * backends. */
+/* The tail of conv2d, convt and linear on rows [r0, r0+n) of z [.., wide], which hold x*w without bias:
+ * writes the call's out rows. z may be out's own memory (no GEGLU then). Plain loops the compiler vectorises;
+ * shared by backends. */
 void epilogue_rows(Cx *, const Call *, const float *z, int64_t ldz, int64_t r0, int64_t n, const float *bias);
 
 #endif

@@ -111,6 +111,8 @@ static bool same_attributes(const Call *a, const Call *b)
     case OP_CONV2D:
         return a->a.conv.stride == b->a.conv.stride &&
                !memcmp(a->a.conv.pad, b->a.conv.pad, sizeof a->a.conv.pad);
+    case OP_CONVT:
+        return a->a.frames == b->a.frames;
     case OP_NORM:
         return a->a.norm.groups == b->a.norm.groups && a->a.norm.per == b->a.norm.per &&
                a->a.norm.eps == b->a.norm.eps && a->a.norm.act == b->a.norm.act;

@@ -163,6 +163,26 @@ Tensor *op_conv2d(Cx *cx, Tensor *x, Weight *w, int stride, const int pad[4], Ep
     return with_epilogue(cx, &c, 4, n);
 }
 
+Tensor *op_convt(Cx *cx, Tensor *x, Weight *w, int frames, Epi epi)
+{
+    Call c = {.op = OP_CONVT, .in = {x}, .n_in = 1, .w = {w}, .epi = epi, .a.frames = frames};
+    if (!ready(cx, &c, 1))
+        return NULL;
+    if (w->nd != 5 || w->n[2] % 2 != 1 || w->n[3] != 1 || w->n[4] != 1)
+        return wrong(cx, &c, "weight %s is not [O,I,k,1,1] with an odd k", shape_of_weight(w).s);
+    if (x->nd != 4 || frames < 1 || x->n[0] % frames)
+        return wrong(cx, &c, "x %s is not [clips*frames,height,width,channels] with %d frames", shape_of(x).s,
+                     frames);
+    if (x->n[3] != w->n[1])
+        return wrong(cx, &c, "x %s has %" PRId64 " channels, weight %s expects %" PRId64, shape_of(x).s,
+                     x->n[3], shape_of_weight(w).s, w->n[1]);
+    if (epi.act == ACT_GEGLU)
+        return wrong(cx, &c, "GEGLU follows a linear only");
+    int64_t n[4] = {x->n[0], x->n[1], x->n[2], w->n[0]};
+    c.flops = 2.0 * (double)tensor_rows(x) * (double)weight_count(w);
+    return with_epilogue(cx, &c, 4, n);
+}
+
 Tensor *op_linear(Cx *cx, Tensor *x, Weight *w, Epi epi)
 {
     Call c = {.op = OP_LINEAR, .in = {x}, .n_in = 1, .w = {w}, .epi = epi};

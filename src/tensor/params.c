@@ -81,6 +81,14 @@ void pv_conv(Params *p, const char *name, Weight wb[2], int in, int out, int k)
     pv_out(p);
 }
 
+void pv_convt(Params *p, const char *name, Weight wb[2], int in, int out, int k)
+{
+    pv_in(p, "%s", name);
+    pv_leaf(p, "weight", &wb[0], W_CONV, 5, (int64_t[]){out, in, k, 1, 1});
+    pv_leaf(p, "bias", &wb[1], W_BIAS, 1, (int64_t[]){out});
+    pv_out(p);
+}
+
 void pv_linear(Params *p, const char *name, Weight wb[2], int in, int out, bool bias)
 {
     pv_in(p, "%s", name);

@@ -121,7 +121,8 @@ typedef struct {
     int n_values, n_weights, n_memory;
 } Sample;
 
-/* Along what a call can be cut short: frames, clips x positions, sets of frames, rows. */
+/* Along what a call can be cut short: frames, clips x positions (or lines of pixels), sets of frames, rows.
+ */
 static int64_t call_units(const Call *c)
 {
     const Tensor *x = c->n_in ? c->in[0] : NULL;
@@ -130,6 +131,8 @@ static int64_t call_units(const Call *c)
         return 1;
     case OP_NORM:
         return c->a.norm.groups ? x->n[0] / c->a.norm.per : x->n[0];
+    case OP_CONVT:
+        return x->n[0] / c->a.frames * x->n[1];
     case OP_ATTN:
         return c->a.attn.arg.in_time ? x->n[0] / c->a.attn.arg.frames * x->n[1] : x->n[0];
     default:
@@ -163,6 +166,17 @@ static int64_t cut_attention(Call *c, int64_t units)
     return a->in_time ? clips * kept : clips * a->frames;
 }
 
+/* Convolution over time on fewer clips, or fewer lines of one: whole clips, since frames see each other. */
+static int64_t cut_clips(Call *c, int64_t units)
+{
+    const int64_t lines = c->in[0]->n[1], clips = MAX(units / lines, 1), kept = MIN(units, lines);
+    Tensor *const cut[] = {c->in[0], c->out, c->epi.add};
+    for (int i = 0; i < COUNT(cut); i++)
+        if (cut[i])
+            cut[i]->n[0] = clips * c->a.frames, cut[i]->n[1] = kept;
+    return clips * kept;
+}
+
 /* Shortens the call, whose tensors are the sample's own, to about `units`; returns the exact number. */
 static int64_t cut_call(Call *c, int64_t units)
 {
@@ -171,6 +185,8 @@ static int64_t cut_call(Call *c, int64_t units)
         return 1;
     if (c->op == OP_ATTN)
         units = cut_attention(c, units);
+    else if (c->op == OP_CONVT)
+        units = cut_clips(c, units);
     else {
         const int64_t n = c->op == OP_NORM && c->a.norm.groups ? units * c->a.norm.per : units;
         c->in[0]->n[0] = n;
@@ -253,7 +269,8 @@ static bool sample_make(Sample *s, const Step *step, int64_t *units)
 static void sample_free(Sample *s)
 {
     for (int i = 0; i < s->n_weights; i++)
-        s->weight[i]->grad = s->weight_grad[i];
+        if (s->weight[i]->trainable) /* others may be shared with another thread, and were left alone */
+            s->weight[i]->grad = s->weight_grad[i];
     for (int i = 0; i < s->n_memory; i++)
         free(s->memory[i]); /* of one timing */
 }

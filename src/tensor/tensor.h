@@ -51,9 +51,9 @@ static inline int64_t tensor_channels(const Tensor *t)
 typedef enum { W_CONV, W_LINEAR, W_BIAS, W_NORM_SCALE, W_NORM_SHIFT, W_EMBEDDING, W_TABLE } WeightKind;
 
 /* The only form in which ops take a parameter. `file` is the mapped file's own bytes in the file's own type
- * and order (O,I,kh,kw), at ANY alignment; read it through weight_widen or a backend's packing. `own`, when
- * not NULL, replaces it: float32, dense (training's master copy, or a table computed because the file has
- * none). */
+ * and order (O,I,kh,kw or O,I,k,1,1), at ANY alignment; read it through weight_widen or a backend's packing.
+ * `own`, when not NULL, replaces it: float32, dense (training's master copy, or a table computed because the
+ * file has none). */
 typedef struct Weight {
     char name[160]; /* full canonical path, for messages: "down_blocks.0.resnets.0.conv1.weight" */
     WeightKind kind;
@@ -153,7 +153,7 @@ Tensor *op_channels(Cx *, Tensor *, int64_t from, int64_t width);
 
 typedef enum { ACT_NONE, ACT_SILU, ACT_GELU, ACT_QUICK_GELU, ACT_GEGLU } Act; /* GELU: exact, erf */
 
-/* What follows a convolution or linear in the same pass:
+/* What follows a convolution (over space or time) or linear in the same pass:
  *     y = act(x*w + bias + row[r / row_per]) * scale + add
  * row [n_rows, C] serves row_per consecutive rows each (a time embedding per clip: row_per = F*H*W);
  * ACT_GEGLU takes 2C channels to C: value half times GELU of the gate half. bias may have no data
@@ -168,6 +168,9 @@ typedef struct Epi {
 
 /* x [N,H,W,I], w [O,I,kh,kw] -> [N,Ho,Wo,O]. pad: top, bottom, left, right. */
 Tensor *op_conv2d(Cx *, Tensor *x, Weight *w, int stride, const int pad[4], Epi);
+/* Over the frames of a clip, pixel by pixel: x [B*F,H,W,I], w [O,I,k,1,1], k odd -> [B*F,H,W,O]. Beyond a
+ * clip's ends lie zeros: y[f] = sum over t of w[t] x[f + t - k/2]. */
+Tensor *op_convt(Cx *, Tensor *x, Weight *w, int frames, Epi);
 /* x [...,I], w [O,I] or [O,I,1,1] -> [...,O] (GEGLU: O/2). */
 Tensor *op_linear(Cx *, Tensor *x, Weight *w, Epi);
 
@@ -243,6 +246,7 @@ void pv_out(Params *);                                        /* leave the last 
 void pv_leaf(Params *, const char *name, Weight *, WeightKind, int nd, const int64_t *n);
 /* wb[0] weight, wb[1] bias. bias 0: no bias tensor exists. */
 void pv_conv(Params *, const char *name, Weight wb[2], int in, int out, int k);
+void pv_convt(Params *, const char *name, Weight wb[2], int in, int out, int k);
 void pv_linear(Params *, const char *name, Weight wb[2], int in, int out, bool bias);
 void pv_norm(Params *, const char *name, Weight wb[2], int c);
 

@@ -37,6 +37,13 @@ ConvShape conv_shape(const Call *call)
         s.W = s.Wo = tensor_rows(x);
         return s;
     }
+    if (call->op == OP_CONVT) { /* frames above each other: a clip is one picture of F x (H*W) */
+        s.H = s.Ho = call->a.frames, s.W = s.Wo = x->n[1] * x->n[2];
+        s.N = x->n[0] / s.H;
+        s.kh = w->n[2], s.kw = 1;
+        s.pad[0] = s.pad[1] = (int)(s.kh / 2);
+        return s;
+    }
     s.N = x->n[0], s.H = x->n[1], s.W = x->n[2];
     s.Ho = y->n[1], s.Wo = y->n[2];
     s.kh = w->n[2], s.kw = w->n[3];

@@ -8,16 +8,34 @@
 #include "tensor/backend.h"
 
 #include <math.h>
-#include <omp.h>
 #include <string.h>
+
+#ifdef _OPENMP
+#include <omp.h>
+#else /* builds for ThreadSanitizer and fuzzing: kernels run on the calling thread */
+static inline int omp_get_thread_num(void)
+{
+    return 0;
+}
+static inline int omp_get_max_threads(void)
+{
+    return 1;
+}
+static inline void omp_set_num_threads(int n)
+{
+    (void)n;
+}
+#endif
 
 /* Compiled once per instruction set, chosen at start-up. Sanitizers cannot run the choosing code. An OpenMP
  * region inside such a function would be compiled for the oldest set only: clone the tile, not the loop over
  * tiles. */
 #if defined(__x86_64__) && !defined(GIMBAL_SANITIZED)
 #define CLONES __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
+#define CLONE_SETS "x86-64-v4, x86-64-v3, x86-64" /* for people */
 #else
 #define CLONES __attribute__((noinline))
+#define CLONE_SETS "the compiler's baseline"
 #endif
 
 /* One thread or all for work that takes about `ns` nanoseconds on one. Starting and joining costs a few
@@ -31,8 +49,13 @@ static inline int team(const Cx *cx, double ns)
 
 /* `parallel for` over independent work; the cut never depends on the number of threads. */
 #define PRAGMA(text) _Pragma(#text)
+#ifdef _OPENMP
 #define PARALLEL_FOR(cx, ns) PRAGMA(omp parallel for num_threads(team(cx, ns)) schedule(static))
 #define PARALLEL_TILES(cx, ns) PRAGMA(omp parallel for num_threads(team(cx, ns)) schedule(dynamic))
+#else
+#define PARALLEL_FOR(cx, ns) (void)team(cx, ns);
+#define PARALLEL_TILES(cx, ns) (void)team(cx, ns);
+#endif
 
 /* Nanoseconds on one core, roughly: a moved value, and a FLOP (as the fronts count them) of each kind. For
  * team(). */
@@ -53,8 +76,9 @@ static inline size_t round64(size_t bytes)
     return (bytes + 63) & ~(size_t)63;
 }
 
-/* The shape of a convolution; a linear is 1x1 on one picture of 1 x rows. Channels `wide` = out channels, or
- * twice that before GEGLU. */
+/* The shape of a convolution; a linear is 1x1 on one picture of 1 x rows, a convolution over time k x 1 on
+ * one picture of frames x pixels per clip: the layout is the same. Channels `wide` = out channels, or twice
+ * that before GEGLU. */
 typedef struct {
     int64_t N, H, W, I, Ho, Wo, wide, kh, kw, ld;
     int stride, pad[4]; /* top, bottom, left, right */
@@ -69,8 +93,8 @@ KeyRows key_rows(const Call *, int set, int64_t f, int64_t s);
 int64_t key_total(const Call *);
 float attention_scale(const Call *);
 
-/* First half of the backward of conv2d and linear. z [rows, wide] holds x*w without bias, and becomes the
- * gradient of it: gradients of add, bias and row are done here. z may be uninitialised when
+/* First half of the backward of conv2d, convt and linear. z [rows, wide] holds x*w without bias, and becomes
+ * the gradient of it: gradients of add, bias and row are done here. z may be uninitialised when
  * epilogue_needs_z() is false. */
 void epilogue_back(Cx *, const Call *, float *z);
 static inline bool epilogue_needs_z(const Call *call)

@@ -8,6 +8,8 @@ bool is_linear(const Call *call)
 {
     if (call->op == OP_LINEAR)
         return true;
+    if (call->op == OP_CONVT)
+        return call->w[0]->n[2] == 1;
     const int *pad = call->a.conv.pad;
     return call->w[0]->n[2] == 1 && call->w[0]->n[3] == 1 && call->a.conv.stride == 1 &&
            !(pad[0] | pad[1] | pad[2] | pad[3]);
@@ -16,7 +18,7 @@ bool is_linear(const Call *call)
 static int supports(const Cx *cx, Call *call, bool backward)
 {
     call->scratch = 0;
-    if (call->op != OP_CONV2D && call->op != OP_LINEAR)
+    if ((call->op != OP_CONV2D && call->op != OP_CONVT && call->op != OP_LINEAR) || !dnn_engine())
         return 0;
     if (backward)
         return (call->scratch = dnn_back_scratch(cx, call)) > 0;
@@ -40,8 +42,8 @@ const Backend backend_dnn = {
     .name = "dnn",
     .slot = 1,
     .supports = supports,
-    .forward = {[OP_CONV2D] = forward, [OP_LINEAR] = forward},
-    .backward = {[OP_CONV2D] = dnn_back, [OP_LINEAR] = dnn_back},
+    .forward = {[OP_CONV2D] = forward, [OP_CONVT] = forward, [OP_LINEAR] = forward},
+    .backward = {[OP_CONV2D] = dnn_back, [OP_CONVT] = dnn_back, [OP_LINEAR] = dnn_back},
     .pack_bytes = pack_bytes,
     .drop = conv_drop,
 };

@@ -7,6 +7,7 @@
 
 #include <pthread.h>
 #include <stdlib.h>
+#include <sys/mman.h>
 
 enum { CACHE = 512 };
 
@@ -15,10 +16,27 @@ static Conv *cache[CACHE];
 static uint64_t clock_now;
 static dnnl_engine_t engine;
 
+/* oneDNN 2.6 does not look whether it got memory for the code that it compiles, and crashes where the address
+ * space is nearly used up (ulimit -v): there must be more than it takes. */
+static bool code_fits(void)
+{
+    const size_t room = (size_t)32 << 20;
+    void *trial = mmap(NULL, room, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    return trial != MAP_FAILED && !munmap(trial, room);
+}
+
+/* The first product compiles the kernels of all: here, where it is known that they fit. */
 static void make_engine(void)
 {
-    if (dnnl_engine_create(&engine, dnnl_cpu, 0) != dnnl_success)
+    enum { N = 64 };
+    static float x[N * N], z[N * N];
+    if (!code_fits() || dnnl_engine_create(&engine, dnnl_cpu, 0) != dnnl_success) {
         engine = NULL;
+        return;
+    }
+    const int was = dnn_single();
+    dnnl_sgemm('N', 'T', N, N, N, 1.0f, x, N, x, N, 0.0f, z, N);
+    dnn_restore(was);
 }
 
 dnnl_engine_t dnn_engine(void)
@@ -103,14 +121,14 @@ static Conv *acquire_locked(const ConvKey *key, bool ready)
     if (!place)
         return NULL;
     if (!*place || memcmp(&(*place)->key, key, sizeof *key)) {
-        Conv *made = conv_make(key);
+        Conv *made = code_fits() ? conv_make(key) : NULL;
         if (!made)
             return NULL;
         conv_free(*place);
         *place = made;
     }
     Conv *c = *place;
-    if (ready && !c->primitive && dnnl_primitive_create(&c->primitive, c->desc)) {
+    if (ready && !c->primitive && (!code_fits() || dnnl_primitive_create(&c->primitive, c->desc))) {
         c->primitive = NULL;
         return NULL;
     }

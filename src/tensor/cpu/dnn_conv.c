@@ -218,7 +218,7 @@ static int job_run(Cx *cx, Job *j, char *room)
                       room + (size_t)omp_get_thread_num() * j->each))
             atomic_store(&failed, 1);
     if (failed)
-        cx_fail(cx, GIMBAL_ENOMEM, "conv2d %s: oneDNN failed to run", j->call->w[0]->name);
+        cx_fail(cx, GIMBAL_ENOMEM, "%s %s: oneDNN failed to run", op_name(j->call->op), j->call->w[0]->name);
     return failed ? cx->err->code : 0;
 }
 
@@ -230,7 +230,7 @@ int dnn_conv(Cx *cx, const Call *call)
     if (cx_failed(cx))
         return cx->err->code;
     if (!job_make(&j, call, bias != NULL, false, true)) {
-        cx_fail(cx, GIMBAL_ENOMEM, "conv2d %s: oneDNN made no primitive", call->w[0]->name);
+        cx_fail(cx, GIMBAL_ENOMEM, "%s %s: oneDNN made no primitive", op_name(call->op), call->w[0]->name);
         code = cx->err->code;
     } else {
         j.bias = bias;
@@ -245,7 +245,7 @@ int dnn_conv_plain(Cx *cx, const Call *call, float *z, char *room)
     Job j;
     int code = 0;
     if (!job_make(&j, call, false, true, true)) {
-        cx_fail(cx, GIMBAL_ENOMEM, "conv2d %s: oneDNN made no primitive", call->w[0]->name);
+        cx_fail(cx, GIMBAL_ENOMEM, "%s %s: oneDNN made no primitive", op_name(call->op), call->w[0]->name);
         code = cx->err->code;
     } else {
         j.out = z;

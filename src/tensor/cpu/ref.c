@@ -55,7 +55,7 @@ static size_t conv_scratch(const Cx *cx, const Call *call, bool backward)
 static int supports(const Cx *cx, Call *call, bool backward)
 {
     call->scratch = 0;
-    if (call->op == OP_CONV2D || call->op == OP_LINEAR)
+    if (call->op == OP_CONV2D || call->op == OP_CONVT || call->op == OP_LINEAR)
         call->scratch = conv_scratch(cx, call, backward);
     else if (call->op == OP_NORM && backward)
         call->scratch = ref_norm_scratch(call);
@@ -74,6 +74,7 @@ const Backend backend_ref = {
     .slot = 0,
     .supports = supports,
     .forward = {[OP_CONV2D] = ref_conv,
+                [OP_CONVT] = ref_conv,
                 [OP_LINEAR] = ref_conv,
                 [OP_NORM] = ref_norm,
                 [OP_ATTN] = ref_attention,
@@ -85,6 +86,7 @@ const Backend backend_ref = {
                 [OP_EMBED] = ref_embed,
                 [OP_MSE] = ref_mse},
     .backward = {[OP_CONV2D] = ref_conv_back,
+                 [OP_CONVT] = ref_conv_back,
                  [OP_LINEAR] = ref_conv_back,
                  [OP_NORM] = ref_norm_back,
                  [OP_ATTN] = ref_attention_back,

@@ -3,9 +3,10 @@
  *     z[n,y,x,o] = sum over i,u,v of X[n, y*stride + u - top, x*stride + v - left, i] * w[o,i,u,v]
  *     out = act(z + bias + row[r / row_per]) * scale + add
  *
- * A linear is the same with 1x1 taps on one picture of 1 x rows. Rows r are pixels in memory order. Sums in
- * double. Backward makes the gradient gz of z first (epilogue_back), then gathers: every value has one owner,
- * so that any number of threads gives the same bytes. */
+ * A linear is the same with 1x1 taps on one picture of 1 x rows, a convolution over time the same with k x 1
+ * taps on one picture of frames x pixels per clip. Rows r are pixels in memory order. Sums in double.
+ * Backward makes the gradient gz of z first (epilogue_back), then gathers: every value has one owner, so that
+ * any number of threads gives the same bytes. */
 #include "tensor/cpu/ref.h"
 
 /* x*w at output pixel r, without bias. */
