@@ -7,16 +7,19 @@
 #include "tests/fuzz/fuzz_config.c"
 #include "tests/fuzz/fuzz_folder.c"
 #include "tests/fuzz/fuzz_json.c"
+#include "tests/fuzz/fuzz_npy.c"
 #include "tests/fuzz/fuzz_options.c"
 #include "tests/fuzz/fuzz_recipe.c"
 #include "tests/fuzz/fuzz_safetensors.c"
+#include "tests/fuzz/fuzz_state.c"
 #include "tests/fuzz/fuzz_tokenizer.c"
 
 #include "tests/check.h"
 
 #include <dirent.h>
 
-#define TARGETS(X) X(config) X(folder) X(json) X(options) X(recipe) X(safetensors) X(tokenizer)
+#define TARGETS(X)                                                                                           \
+    X(config) X(folder) X(json) X(npy) X(options) X(recipe) X(safetensors) X(state) X(tokenizer)
 #define CORPUS "tests/fuzz/corpus"
 
 static char current[PATH_ROOM]; /* the file that is being fed */
