@@ -176,7 +176,8 @@ around 'it needs no HOME' env -u HOME
 around 'it needs no environment at all' env -i
 around 'LC_ALL=C changes nothing' env LC_ALL=C
 localedef -i de_DE -f UTF-8 "$work/de_DE.UTF-8" 2> /dev/null
-around 'nor does a locale with decimal commas' env LOCPATH="$work" LC_ALL=de_DE.UTF-8
+# newlocale of glibc 2.36 loses its copy of LOCPATH
+around 'nor does a locale with decimal commas' env ASAN_OPTIONS=exitcode=99:detect_leaks=0 LOCPATH="$work" LC_ALL=de_DE.UTF-8
 around 'nor one that does not exist' env LC_ALL=xx_YY.KOI LANG=% LANGUAGE=:
 around 'an unknown GIMBAL_BACKEND is ignored' env GIMBAL_BACKEND=nonsense
 around 'odd OpenMP settings change nothing' env OMP_NUM_THREADS=-3 OMP_SCHEDULE=x GOMP_SPINCOUNT=y OMP_DYNAMIC=true OMP_THREAD_LIMIT=1

@@ -38,6 +38,8 @@ count cli tests/cli.sh "$build/gimbal"
 count cli_video tests/cli_video.sh "$build/gimbal"
 count cli_day tests/cli_day.sh "$build/gimbal"
 count cli_resume tests/cli_resume.sh "$build/gimbal"
+count cli_fuzz tests/cli_fuzz.sh "$build/gimbal"
+count contributing tests/contributing.sh "$build"
 count install tests/install.sh "$build"
 echo "$passed passed, $failed failed"
 [ "$failed" = 0 ] && [ "$passed" -gt 0 ]

@@ -52,6 +52,7 @@ run() {
             tail -n 40 "$build/$name.log" | sed 's/^/    /'
         fi
     done
+    rm -rf /dev/shm/gimbal-fuzz-* # of targets that broke
     return $status
 }
 

@@ -7,6 +7,9 @@
 
 #include "tensor/cpu/cpu.h"
 
+#include <pthread.h>
+#include <signal.h>
+
 #include <dnnl.h>
 
 /* What tells one convolution primitive from another: one picture, or a band of its rows with its own padding.
@@ -37,16 +40,29 @@ dnnl_engine_t dnn_engine(void);
 dnnl_memory_t conv_weights(Cx *, Weight *, const Conv *, void *room, bool *owned);
 void conv_drop(void *pack);
 
-/* Makes this thread's oneDNN calls single-threaded; hand the result to dnn_restore. */
-static inline int dnn_single(void)
+/* Around every call into oneDNN: how many threads it may use, and no signal handler on this thread meanwhile.
+ * Its compiled products keep data in the stack pointer, so that the frame of a handler would be written over
+ * the heap (seen as "corrupted size vs. prev_size" after Ctrl-C in one run of twenty). Faults stay
+ * deliverable. */
+typedef struct {
+    int threads;
+    sigset_t signals;
+} DnnGuard;
+static inline DnnGuard dnn_enter(int threads)
 {
-    const int was = omp_get_max_threads();
-    omp_set_num_threads(1);
+    DnnGuard was = {.threads = omp_get_max_threads()};
+    sigset_t block;
+    sigfillset(&block);
+    sigdelset(&block, SIGSEGV), sigdelset(&block, SIGBUS), sigdelset(&block, SIGFPE),
+        sigdelset(&block, SIGILL);
+    pthread_sigmask(SIG_BLOCK, &block, &was.signals);
+    omp_set_num_threads(threads);
     return was;
 }
-static inline void dnn_restore(int was)
+static inline void dnn_leave(DnnGuard was)
 {
-    omp_set_num_threads(was);
+    omp_set_num_threads(was.threads);
+    pthread_sigmask(SIG_SETMASK, &was.signals, NULL);
 }
 
 /* A matrix product: 1x1, stride 1, no padding. */

@@ -116,21 +116,21 @@ static bool linear_back(Cx *cx, const Job *j)
     if (j->gx) {
         PARALLEL_TILES(cx, HEAVY)
         for (int64_t r = 0; r < j->rows; r += ROWS) {
-            const int was = dnn_single();
+            const DnnGuard was = dnn_enter(1);
             if (dnnl_sgemm('N', 'N', MIN(ROWS, j->rows - r), s->I, s->wide, 1.0f, j->gz + r * s->wide,
                            s->wide, j->w, s->I, 1.0f, j->gx + r * j->ldx, j->ldx))
                 atomic_store(&failed, 1);
-            dnn_restore(was);
+            dnn_leave(was);
         }
     }
     if (j->gw) {
         PARALLEL_TILES(cx, HEAVY)
         for (int64_t o = 0; o < s->wide; o += OUT_BAND) {
-            const int was = dnn_single();
+            const DnnGuard was = dnn_enter(1);
             if (dnnl_sgemm('T', 'N', MIN(OUT_BAND, s->wide - o), s->I, j->rows, 1.0f, j->gz + o, s->wide,
                            j->call->in[0]->d, s->ld, 1.0f, j->gw + o * s->I, s->I))
                 atomic_store(&failed, 1);
-            dnn_restore(was);
+            dnn_leave(was);
         }
     }
     return !failed;
@@ -144,10 +144,10 @@ static bool conv_back(Cx *cx, const Job *j)
     if (j->gx) {
         PARALLEL_TILES(cx, HEAVY)
         for (int64_t n = 0; n < s->N; n++) {
-            const int was = dnn_single();
+            const DnnGuard was = dnn_enter(1);
             if (!input_back(j, n, (float *)(j->room + (size_t)omp_get_thread_num() * j->each)))
                 atomic_store(&failed, 1);
-            dnn_restore(was);
+            dnn_leave(was);
         }
     }
     /* the taps' weights are no longer needed: their room holds the sums */
@@ -155,12 +155,12 @@ static bool conv_back(Cx *cx, const Job *j)
         PARALLEL_TILES(cx, HEAVY)
         for (int64_t i = 0; i < j->taps * bands; i++) {
             const int64_t t = i / bands, o = i % bands * OUT_BAND;
-            const int was = dnn_single();
+            const DnnGuard was = dnn_enter(1);
             if (!tap_back(j, t, o, MIN(OUT_BAND, s->wide - o),
                           (float *)(j->room + (size_t)omp_get_thread_num() * j->each),
                           j->w + (t * s->wide + o) * s->I))
                 atomic_store(&failed, 1);
-            dnn_restore(was);
+            dnn_leave(was);
         }
     }
     return !failed;

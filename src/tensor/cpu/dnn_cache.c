@@ -34,9 +34,9 @@ static void make_engine(void)
         engine = NULL;
         return;
     }
-    const int was = dnn_single();
+    const DnnGuard was = dnn_enter(1);
     dnnl_sgemm('N', 'T', N, N, N, 1.0f, x, N, x, N, 0.0f, z, N);
-    dnn_restore(was);
+    dnn_leave(was);
 }
 
 dnnl_engine_t dnn_engine(void)
@@ -141,11 +141,11 @@ Conv *conv_acquire(const ConvKey *key, bool ready)
 {
     if (!dnn_engine())
         return NULL;
-    const int was = dnn_single();
+    const DnnGuard was = dnn_enter(1);
     pthread_mutex_lock(&cache_lock);
     Conv *c = acquire_locked(key, ready);
     pthread_mutex_unlock(&cache_lock);
-    dnn_restore(was);
+    dnn_leave(was);
     return c;
 }
 
@@ -189,8 +189,7 @@ static bool reorder(const Cx *cx, const Weight *w, const float *plain, dnnl_memo
     dnnl_primitive_t primitive = NULL;
     dnnl_memory_t from = NULL;
     dnnl_stream_t stream = NULL;
-    const int was = omp_get_max_threads();
-    omp_set_num_threads(cx->threads);
+    const DnnGuard was = dnn_enter(cx->threads);
     bool done =
         !dnnl_memory_desc_init_by_tag(&from_desc, 4, dims, dnnl_f32, dnnl_oihw) &&
         !dnnl_memory_get_memory_desc(to, &to_desc) &&
@@ -210,7 +209,7 @@ static bool reorder(const Cx *cx, const Weight *w, const float *plain, dnnl_memo
         dnnl_primitive_desc_destroy(desc);
     if (from)
         dnnl_memory_destroy(from);
-    dnn_restore(was);
+    dnn_leave(was);
     return done;
 }
 

@@ -200,9 +200,9 @@ static bool one_tile(Cx *cx, const Job *j, int64_t n, int b, char *room)
     float *z = j->out ? j->out + row * s->wide : row_at(j->call->out, row);
     if (j->z)
         z = (float *)(room + j->scratchpad + j->copy);
-    const int was = dnn_single();
+    const DnnGuard was = dnn_enter(1);
     const bool done = execute(j, b, band_input(j, band, n, (float *)(room + j->scratchpad)), z, room);
-    dnn_restore(was);
+    dnn_leave(was);
     if (done && !j->out)
         epilogue_rows(cx, j->call, z, s->wide, row, rows, NULL);
     return done;

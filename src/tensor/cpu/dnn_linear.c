@@ -35,10 +35,10 @@ size_t dnn_linear_scratch(const Cx *cx, const Call *call)
 static bool product(const Call *call, const Cut *c, const float *w, int64_t r, int64_t n, int64_t from,
                     int64_t to, float *z)
 {
-    const int was = dnn_single();
+    const DnnGuard was = dnn_enter(1);
     const dnnl_status_t status = dnnl_sgemm('N', 'T', n, to - from, c->I, 1.0f, row_at(call->in[0], r), c->ld,
                                             w + from * c->I, c->I, 0.0f, z, c->wide);
-    dnn_restore(was);
+    dnn_leave(was);
     return status == dnnl_success;
 }
 
