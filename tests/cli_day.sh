@@ -394,12 +394,12 @@ for environment in NO_COLOR=1 FORCE_COLOR=1; do
 done
 [ $colours = 2 ] && run --help && grep -q 'No colours are printed' "$work/std"
 ok 'no colours, whatever NO_COLOR and FORCE_COLOR say, and --help says so'
-if command -v script > /dev/null; then
+if script -qec true /dev/null > /dev/null 2>&1 < /dev/null; then
     script -qec "$G generate $TINY $SMALL -o $out/t.mp4" "$work/typescript" > /dev/null < /dev/null
     grep -q 'step 2/2' "$work/typescript" && ! grep -q $'\033' "$work/typescript"
     ok 'nor on a terminal'
 else
-    skip 'nor on a terminal' 'no script(1) here'
+    skip 'nor on a terminal' 'no terminal can be made here'
 fi
 run generate $TINY $SMALL -o "$out/q.mp4" -q && [ ! -s "$work/err" ] && run decode $TINY "$work/l.safetensors" -q -o "$out/r.mp4" &&
     [ ! -s "$work/err" ]
