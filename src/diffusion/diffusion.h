@@ -157,7 +157,7 @@ typedef struct {
      * to the last step; all that a pass in the middle needs to go on, besides x: begin forgets it, and a
      * caller may put back afterwards what it held. */
     int (*begin)(void *self, const Schedule *, const Grid *, double eta, float *history, gimbal_error *err);
-    /* Does step k want injected noise? */
+    /* Does step k want injected noise? NULL: never. */
     bool (*injects)(const void *self, int k);
     /* From t[k] to the next step. raw: the network's own prediction; inject: N(0,1) or NULL. x0 out (may be
      * NULL): estimate. */

@@ -223,7 +223,7 @@ static int one_step(Driver *d, gimbal_error *err)
     TRY(call_network(d, t, err));
 
     const float *injected = NULL;
-    if (d->sampler->injects(d->sampler_self, s->step)) {
+    if (d->sampler->injects && d->sampler->injects(d->sampler_self, s->step)) {
         const DrawReq req = {.why = DRAW_STEP, .pass = s->pass, .step = s->step, .shape = d->shape};
         TRY(draw(d->noise, req, "step noise", s->injected, err));
         injected = s->injected;

@@ -76,12 +76,6 @@ static int begin(void *self, const Schedule *schedule, const Grid *grid, double 
     return GIMBAL_OK;
 }
 
-static bool injects(const void *self, int k)
-{
-    (void)self, (void)k;
-    return false;
-}
-
 /* x, raw, next, x0 [n]; x0 NULL: not wanted. */
 static int step(void *self, int k, size_t n, const float *x, const float *raw, const float *inject,
                 float *next, float *x0)
@@ -121,6 +115,5 @@ const Sampler sampler_dpmpp2m = {
     .grid = grid,
     .history = 1,
     .begin = begin,
-    .injects = injects,
     .step = step,
 };

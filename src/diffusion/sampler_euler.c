@@ -58,12 +58,6 @@ static int begin(void *self, const Schedule *schedule, const Grid *grid, double 
     return GIMBAL_OK;
 }
 
-static bool injects(const void *self, int k)
-{
-    (void)self, (void)k;
-    return false;
-}
-
 /* x, raw, next, x0 [n]; x0 NULL: not wanted. Blocks keep x0 and eps off the heap. */
 static int step(void *self, int k, size_t n, const float *x, const float *raw, const float *inject,
                 float *next, float *x0)
@@ -94,6 +88,5 @@ const Sampler sampler_euler = {
     .size = sizeof(Euler),
     .grid = grid,
     .begin = begin,
-    .injects = injects,
     .step = step,
 };
