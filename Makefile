@@ -8,14 +8,16 @@ GIMBAL := build/release/gimbal
 PROMPT := a red circle moving down over a striped green background
 SEED := 24
 PREFIX ?= /usr/local
+PYTHON ?= python3
 
-.PHONY: help setup build demo test asan tsan fuzz check format install clean
+.PHONY: help setup build demo test bench bench-full bench-peer asan tsan fuzz check format install clean
 
 help:
 	@echo 'make demo     install Debian packages if needed, build, make demo/plain.mp4, demo/freeinit.mp4, demo/sheet.png'
 	@echo 'make test     the same set-up, then all tests'
 	@echo 'make build    the release build alone: $(GIMBAL)'
 	@echo 'make install  program, library, header and example model into PREFIX ($(PREFIX)), staged in DESTDIR if given'
+	@echo 'make bench    gimbal beside PyTorch, a short form; bench-full: the sizes people run; bench-peer: gets PyTorch from PyPI'
 	@echo 'make asan     all tests under AddressSanitizer and UBSan'
 	@echo 'make tsan     what threads share, under ThreadSanitizer'
 	@echo 'make fuzz     libFuzzer on every parser, FUZZ_SECONDS (60) each; installs clang if needed'
@@ -39,6 +41,16 @@ demo: build
 
 test: build
 	@tests/run.sh build/release
+
+# Python compares and does nothing else here. BENCH_FLAGS: as bench/compare.py --help says, e.g. --rounds 5
+bench: build
+	@$(PYTHON) bench/compare.py --quick $(BENCH_FLAGS)
+
+bench-full: build
+	@$(PYTHON) bench/compare.py --full $(BENCH_FLAGS)
+
+bench-peer:
+	@$(PYTHON) bench/compare.py --install
 
 asan: setup
 	@mkdir -p build && cmake --preset asan > build/asan.log 2>&1 || { cat build/asan.log; exit 1; }

@@ -10,7 +10,7 @@
  *   output.c    where pictures go: a clip through media.h, or a tensor in a safetensors file
  *   clip.c      one clip of generate, from settings to files      recipe.c  recipes in and out of files
  *   video.c     the clip that generate --video begins from
- *   generate.c decode.c info.c sheet.c tokenize.c encode_text.c   one subcommand each
+ *   generate.c decode.c info.c sheet.c tokenize.c encode_text.c noise.c bench.c   one subcommand each
  *
  * stdout holds results only; words go to stderr. A function returns GIMBAL_OK or an error code with *err
  * filled; main alone prints it. */
@@ -56,7 +56,7 @@ typedef struct {
     const char *more; /* end of its --help, or NULL */
     int (*run)(const Args *, gimbal_error *);
 } Command;
-#define COMMANDS(X) X(generate) X(decode) X(noise) X(info) X(sheet) X(tokenize) X(encode_text)
+#define COMMANDS(X) X(generate) X(decode) X(noise) X(info) X(sheet) X(tokenize) X(encode_text) X(bench)
 #define COMMAND_EXTERN(name) extern const Command command_##name;
 COMMANDS(COMMAND_EXTERN)
 const Command *command_at(int i); /* NULL past the end */

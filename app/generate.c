@@ -443,6 +443,20 @@ static int make_clip(Job *job, const gimbal_settings *s, int number, int clips, 
     return code;
 }
 
+/* Writing goes on beside the run, and an encoder that gets no memory fails at the very end. */
+static int check_memory(const Job *job, const gimbal_settings *s, gimbal_error *err)
+{
+    const char *output = job->flags.output;
+    const uint64_t writing = output_bytes(output, s->width, s->height, s->frames);
+    char run[24], write[24], limit[24];
+    if (job->cost.anon_bytes + writing <= job->cost.limit_bytes)
+        return GIMBAL_OK;
+    return complain(err, GIMBAL_ENOMEM, "fewer frames, or a smaller width and height, need less",
+                    "this process needs %s with this run, and %s to write %s; %s can be had",
+                    print_bytes(job->cost.anon_bytes, run), print_bytes(writing, write), output,
+                    print_bytes(job->cost.limit_bytes, limit));
+}
+
 /* Begun and ended at once, a session refuses what cannot run (sizes, memory) before time goes into the
  * estimate, and tells the shape that given tensors must have. */
 static int probe(Job *job, const gimbal_settings *s, gimbal_error *err)
@@ -457,6 +471,7 @@ static int probe(Job *job, const gimbal_settings *s, gimbal_error *err)
         job->shape = gimbal_latent_shape(session);
         gimbal_end(session);
         code = gimbal_predict(job->engine, &like, &job->cost, err);
+        code = code ? code : check_memory(job, s, err);
     }
     signals_nothing_begun(false);
     return code ? code : check_signals(err);

@@ -140,8 +140,9 @@ typedef struct {
     const char *motion_norm; /* GroupNorm statistics of motion modules: "clip" (diffusers) or "frame" */
     const char *noise;       /* registry "noise", e.g. "white" */
     const char *reinit;      /* registry "reinit", e.g. "freeinit:passes=3,filter=gaussian" */
-    const char *dtype;       /* "f32", or "auto": the fastest type that keeps quality on this CPU */
-    int threads;             /* 0: what affinity and cgroup allow */
+    const char *dtype; /* arithmetic of the U-Net: "f32"; "bf16": inputs of products rounded, float32 sums, on
+                          any CPU; "auto": bf16 where the CPU has it and the network is large, else f32 */
+    int threads;       /* 0: what affinity and cgroup allow */
 
     /* Tensors given instead of drawn; not part of the option table. Borrowed until gimbal_end. */
     const float *latents; /* unit noise [C,F,h,w] or NULL */
@@ -219,6 +220,7 @@ typedef struct {
     uint64_t host_bytes;   /* latents, noise, FFT buffers */
     uint64_t anon_bytes;   /* predicted peak of this process's anonymous memory */
     uint64_t mapped_bytes; /* model files, in page cache */
+    uint64_t limit_bytes;  /* what anon_bytes may be: free memory, control groups, RLIMIT_DATA, RLIMIT_AS */
     double flops;          /* of the whole run */
     double seconds;        /* predicted from short timings of the plan's own operators */
     double relative;       /* network calls against plain sampling with the same steps */
@@ -328,6 +330,78 @@ GIMBAL_API int gimbal_mask_power(const char *spec, int *power, gimbal_error *err
  * published, loses some. EUSAGE, ENOMEM. */
 GIMBAL_API int gimbal_mix(const float *low, const float *high, const float *mask, int power,
                           gimbal_shape shape, float *out, gimbal_error *err);
+
+/* ---- benchmarks -------------------------------------------------------------------------- */
+
+/* Published models whose shapes are built in. */
+#define GIMBAL_BENCH_FAMILIES "animatediff-sd15", "animatediff-sd15-v3", "modelscope", "sd21"
+
+/* Writes an ordinary model folder (diffusers layout) of such a shape, with random weights of `type` "F16",
+ * "F32" or "BF16": a function of family, seed and type. Whole or not at all; `folder` must be new or empty.
+ * progress (may be NULL) gets the share that is done, 0 to 1; nonzero from it cancels. EUSAGE, EIO (also
+ * where there is too little room, before anything is written), ECANCEL. */
+GIMBAL_API int gimbal_bench_model(const char *family, const char *type, uint64_t seed, const char *folder,
+                                  int (*progress)(void *user, double done), void *user, gimbal_error *err);
+
+/* One line of a benchmark: a class of operators, or one operator as a plan meets it. seconds, flops and the
+ * like are of all its `count` calls together. */
+typedef struct {
+    const char *name;                   /* "linear"; "conv2d [32,16,16,32]x[64,32,3,3] conv_in.weight" */
+    const char *kind;                   /* the class of an operator; NULL: this is a class */
+    const char *backend, *isa, *method; /* which kernel ran; NULL: several, or not told apart */
+    int count;
+    double seconds; /* < 0: could not be measured */
+    double flops;   /* by the operators' definition: what rates are given in */
+    double made;    /* really multiplied and added: Winograd makes fewer */
+    double bytes;   /* inputs, weights as stored, results: each once */
+    double ideal; /* seconds that `made` takes at the measured peak of its type; 0 where none was measured */
+    double bound; /* seconds that no kernel can beat at the measured peaks; 0 where they were not measured */
+} gimbal_bench_row;
+
+/* What was measured. Texts live as long as the program or the order that they came from. */
+typedef struct {
+    const char *what, *family;                  /* family: of the order, or of the opened model */
+    const char *isa, *dtype;                    /* the CPU kernels' instruction set; "f32" or "bf16" */
+    int frames, width, height, threads, repeat; /* of a text: no frames, no sizes */
+    double seconds, least; /* of one call: median and least. For "ops": the sum over the operators */
+    double flops, made, ideal, bound;      /* of one call: the rows' sums */
+    double open_seconds;                   /* from opening the folder to the first operator; 0 for "mix" */
+    double peak_f32, peak_bf16, bandwidth; /* measured: FLOP/s (bf16 0: the CPU has none), bytes/s; or 0 */
+    uint64_t peak_bytes; /* anonymous memory beyond what the process had before; mapped files do not count */
+    uint64_t mapped_bytes; /* weight files that the measured network reads */
+} gimbal_bench_result;
+
+/* What to measure. Fill with gimbal_bench_defaults, then change fields. */
+typedef struct {
+    size_t size;        /* sizeof(gimbal_bench_order), set by gimbal_bench_defaults */
+    const char *what;   /* "unet": guided calls; "ops": their operators, one by one; "vae": decoding a clip;
+                           "text": encoding a prompt; "mix": FreeInit's mix of a clip, on one thread */
+    const char *model;  /* a model folder; NULL: random F16 weights of `family`, in files without a name */
+    const char *motion; /* as in gimbal_open */
+    const char *family; /* of GIMBAL_BENCH_FAMILIES; with a model: NULL, or what it is called */
+    const char *dtype;  /* as in gimbal_settings */
+    const char *input;  /* unet: file with "latents" [1,C,F,h,w], "context" [1 or 2,77,D] (negative, prompt)
+                           and "timestep" [1], instead of drawing them; or NULL */
+    const char *save;   /* unet: file for these three, "guidance" [1] and "prediction" [1,C,F,h,w]; or NULL */
+    int frames, width, height; /* pixels */
+    int guidance;              /* 1: both branches in one call, as at a cfg above 1; 0: one */
+    int threads;               /* 0: what affinity and cgroup allow */
+    int repeat;                /* timed calls, after one to warm up */
+    double budget;             /* "ops": seconds to spend, about; each operator runs twice at least */
+    uint64_t seed;             /* of random weights and inputs */
+    int (*progress)(void *user, double done); /* of making random weights; nonzero cancels; may be NULL */
+    /* Rows as they become known (of "unet", "vae", "text": by class, at the end); what so_far holds is
+     * filled but for the figures of the whole. May be NULL. */
+    void (*row)(void *user, const gimbal_bench_row *, const gimbal_bench_result *so_far);
+    void *user;
+} gimbal_bench_order;
+
+/* "unet" of "animatediff-sd15", 16 frames of 256 x 256, guided, three times. */
+GIMBAL_API void gimbal_bench_defaults(gimbal_bench_order *);
+
+/* Measures. EUSAGE, EMODEL, ENOMEM as gimbal_begin; ENOSUP when an operator that has fast kernels was left to
+ * the reference loops ("ops"; *out is filled then too). */
+GIMBAL_API int gimbal_bench(const gimbal_bench_order *, gimbal_bench_result *out, gimbal_error *err);
 
 /* ---- tensors in files -------------------------------------------------------------------- */
 

@@ -180,6 +180,7 @@ localedef -i de_DE -f UTF-8 "$work/de_DE.UTF-8" 2> /dev/null
 around 'nor does a locale with decimal commas' env ASAN_OPTIONS=exitcode=99:detect_leaks=0 LOCPATH="$work" LC_ALL=de_DE.UTF-8
 around 'nor one that does not exist' env LC_ALL=xx_YY.KOI LANG=% LANGUAGE=:
 around 'an unknown GIMBAL_BACKEND is ignored' env GIMBAL_BACKEND=nonsense
+around 'an unknown GIMBAL_ISA too' env GIMBAL_ISA=nonsense
 around 'odd OpenMP settings change nothing' env OMP_NUM_THREADS=-3 OMP_SCHEDULE=x GOMP_SPINCOUNT=y OMP_DYNAMIC=true OMP_THREAD_LIMIT=1
 around 'nor does a terminal of no width' env TERM= COLUMNS=-1 LINES=x
 around 'ignored signals are no trouble' bash -c 'trap "" PIPE CHLD TTOU; exec "$@"' -

@@ -4,6 +4,10 @@
 
 #include "tensor/backend.h"
 
+/* What an operand holds. PLAIN: multiples of 1/64 up to 1, exact in float32, F16 and BF16; FINE: any float32
+ * up to 1, as its type stores it; LARGE: up to 1e4; OFFSET: 1e4 and a little; DENORMAL: of its type. */
+typedef enum { PLAIN, FINE, LARGE, OFFSET, DENORMAL } Values;
+
 /* One line of the table. Sizes that an op does not use stay 0. */
 typedef struct {
     OpCode op;
@@ -26,9 +30,16 @@ typedef struct {
     DType type; /* of weights in the file; shift: bytes off alignment; own: float32 in `own` instead */
     int shift;
     bool own;
-    const char *best; /* the backend that must take the forward; NULL: dnn for products, else loop */
-    double loose;     /* factor on the tolerances; 0: 1 */
+    Values x_values, w_values; /* of tensors; of weights */
+    bool bf16;                 /* Cx.bf16: checked against the truth on inputs rounded to bf16 */
+    bool ref_only;             /* no vec kernel is expected */
+    double loose;              /* factor on the tolerances; 0: 1 */
 } Case;
+
+/* How most convolutions begin. */
+#define CONV OP_CONV2D, .kh = 3, .kw = 3, .stride = 1, .pad = {1, 1, 1, 1}
+#define CONV1 OP_CONV2D, .kh = 1, .kw = 1, .stride = 1
+#define CONVT OP_CONVT, .kh = 3, .kw = 1
 
 enum { W0 = 2 * MAX_KV + 1, W1, BIAS, ROW, ADD, OPERANDS };
 
@@ -53,6 +64,8 @@ typedef struct {
 
 /* problem.c */
 bool problem_make(Problem *, const Case *);
+/* For timing: keeps only what backends read. */
+void problem_slim(Problem *);
 void problem_free(Problem *);
 /* "conv2d [2,9,7,5]x[7,5,3,3] s1 p1,1,1,1 bias silu F16" */
 void case_text(const Case *, char *out, size_t room);
@@ -68,11 +81,16 @@ static inline bool is_product(OpCode op)
 /* truth.c: the op in float64, written from the formulas of tensor.h alone */
 void truth(const Problem *, double *out);
 
-/* table.c */
+/* table.c: cases that mean something; hostile.c: families of unpleasant ones */
 int case_count(void);
 Case case_at(int i);
-int bench_count(void);
-Case bench_at(int i);
+int hostile_count(void);
+Case hostile_at(int i);
+
+/* "vec/avx2" */
+const char *backend_label(const Backend *);
+/* Its word for how it does the call, "" when it has none. */
+const char *backend_method(const Backend *, const Cx *, const Call *);
 
 /* bench.c */
 int bench(const char *filter);

@@ -1,13 +1,95 @@
 /* opcheck_bench.c: opcheck --bench: the best of a few runs of each case per backend, on all available
- * threads.
+ * threads, backends taking turns so that a busy moment hits all of them.
  *
- * Prints GFLOP/s where arithmetic dominates and GB/s (inputs read once, result written once) elsewhere. */
+ *     case | backend/isa | how it is done | ms | GFLOP/s by the op's definition, or GB/s (inputs read once,
+ *     result written once) | how many times oneDNN's speed, where both ran
+ *
+ * Results of backends that ran the same products are compared: nobody shall be fast by being wrong. An
+ * operator that the chain leaves to the reference, though vec claims it, is a failure. */
 #include "tests/opcheck.h"
 
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
-static const double BUDGET = 0.3, REF_FLOPS = 3e8; /* seconds a case; what the reference is asked to do */
+/* A step of SD 1.5 with guidance (16 frames of 256x256, so 32 pictures; 64x64 is of 512x512), then what else
+ * it and a step of the bundled model are made of. */
+static const Case timed[] = {
+    {CONV, .x = {32, 64, 64, 64}, .O = 64, .bias = true},
+    {CONV, .x = {32, 64, 64, 320}, .O = 320, .bias = true},
+    {CONV, .x = {32, 32, 32, 4}, .O = 320, .bias = true},
+    {CONV, .x = {32, 32, 32, 320}, .O = 320, .bias = true},
+    {CONV, .x = {32, 32, 32, 640}, .O = 320, .bias = true},
+    {CONV, .x = {32, 32, 32, 960}, .O = 320, .bias = true},
+    {CONV, .x = {32, 32, 32, 640}, .O = 640, .bias = true},
+    {CONV, .x = {32, 32, 32, 320}, .O = 4, .bias = true},
+    {CONV, .x = {32, 16, 16, 320}, .O = 640, .bias = true},
+    {CONV, .x = {32, 16, 16, 640}, .O = 640, .bias = true},
+    {CONV, .x = {32, 16, 16, 960}, .O = 640, .bias = true},
+    {CONV, .x = {32, 16, 16, 1280}, .O = 640, .bias = true},
+    {CONV, .x = {32, 16, 16, 1920}, .O = 640, .bias = true},
+    {CONV, .x = {32, 16, 16, 1280}, .O = 1280, .bias = true},
+    {CONV, .x = {32, 8, 8, 640}, .O = 1280, .bias = true},
+    {CONV, .x = {32, 8, 8, 1280}, .O = 1280, .bias = true},
+    {CONV, .x = {32, 8, 8, 1920}, .O = 1280, .bias = true},
+    {CONV, .x = {32, 8, 8, 2560}, .O = 1280, .bias = true},
+    {CONV, .x = {32, 4, 4, 1280}, .O = 1280, .bias = true},
+    {CONV, .x = {32, 4, 4, 2560}, .O = 1280, .bias = true},
+    {OP_CONV2D, .kh = 3, .kw = 3, .stride = 2, .pad = {1, 1, 1, 1}, .x = {32, 32, 32, 320}, .O = 320,
+     .bias = true},
+    {CONV1, .x = {32, 32, 32, 960}, .O = 320, .bias = true},
+    {CONV, .x = {1, 512, 512, 128}, .O = 128, .bias = true},
+    {CONV, .x = {32, 16, 16, 4}, .O = 32, .bias = true},
+    {CONV, .x = {32, 16, 16, 32}, .O = 32, .bias = true},
+    {CONV, .x = {32, 8, 8, 64}, .O = 64, .bias = true, .add = true},
+    {CONV, .x = {32, 4, 4, 128}, .O = 128, .bias = true},
+    {CONV, .x = {32, 16, 16, 32}, .O = 4, .bias = true},
+    {CONV, .x = {2, 128, 128, 16}, .O = 16, .bias = true},
+    {CONV, .x = {2, 128, 128, 16}, .O = 3, .bias = true},
+    {CONVT, .x = {32, 32, 32, 320}, .O = 320, .frames = 16, .bias = true},
+    {CONVT, .x = {32, 4, 4, 1280}, .O = 1280, .frames = 16, .bias = true},
+    {OP_LINEAR, .x = {16, 1024, 320}, .O = 320, .bias = true},
+    {OP_LINEAR, .x = {16, 1024, 320}, .O = 2560, .bias = true, .act = ACT_GEGLU},
+    {OP_LINEAR, .x = {16, 64, 1280}, .O = 1280, .bias = true},
+    {OP_LINEAR, .x = {2, 77, 768}, .O = 320},
+    {OP_LINEAR, .x = {2, 320}, .O = 1280, .bias = true},
+    {OP_LINEAR, .x = {32, 256, 32}, .O = 32, .bias = true, .add = true},
+    {OP_LINEAR, .x = {32, 256, 32}, .O = 256, .bias = true, .act = ACT_GEGLU},
+    {OP_LINEAR, .x = {32, 64, 64}, .O = 64},
+    {OP_NORM, .x = {16, 32, 32, 320}, .groups = 32, .per = 16, .act = ACT_SILU},
+    {OP_NORM, .x = {16, 1024, 320}},
+    {OP_NORM, .x = {32, 16, 16, 32}, .groups = 8, .per = 1, .act = ACT_SILU},
+    {OP_NORM, .x = {32, 256, 32}},
+    {OP_ATTN, .x = {16, 1024, 320}, .heads = 8, .frames = 16, .n_kv = 1, .L = {1024}},
+    {OP_ATTN, .x = {16, 1024, 320}, .heads = 8, .frames = 16, .n_kv = 1, .map = {KV_CLIP}, .L = {77}},
+    {OP_ATTN, .x = {16, 1024, 320}, .heads = 8, .frames = 16, .n_kv = 1, .in_time = true},
+    {OP_ATTN, .x = {16, 64, 1280}, .heads = 8, .frames = 16, .n_kv = 1, .L = {64}},
+    {OP_ATTN, .x = {1, 4096, 512}, .heads = 1, .frames = 1, .n_kv = 1, .L = {4096}},
+    {OP_ATTN, .x = {32, 256, 32}, .heads = 2, .frames = 16, .n_kv = 1, .L = {256}},
+    {OP_ATTN, .x = {32, 256, 32}, .heads = 2, .frames = 16, .n_kv = 1, .map = {KV_CLIP}, .L = {77}},
+    {OP_ATTN, .x = {32, 256, 32}, .heads = 2, .frames = 16, .n_kv = 1, .in_time = true},
+    {OP_ACT, .x = {16, 1024, 2560}, .act = ACT_GEGLU},
+    {OP_ACT, .x = {16, 1024, 320}, .act = ACT_SILU},
+    {OP_ADD, .x = {16, 1024, 320}},
+    {OP_ROWS, .x = {16, 1024, 320}, .per = 1024, .more = 16},
+    {OP_CONCAT, .x = {16, 32, 32, 320}, .more = 320},
+    {OP_RESIZE, .x = {16, 16, 16, 640}, .H2 = 32, .W2 = 32},
+    {OP_REPEAT, .x = {16, 32, 32, 320}, .more = 2},
+};
+
+/* Seconds a case and backend; what the reference is asked to do; the speed over oneDNN's, and the distance
+ * from its result, that Winograd is built for. */
+static const double BUDGET = 0.3, REF_FLOPS = 3e8, WANTED = 2.5, DISTANCE = 1e-5;
+
+/* One column of the race. */
+typedef struct {
+    const Backend *b;
+    bool bf16;
+    const char *method;
+    double best; /* seconds */
+} Runner;
+
+enum { RUNNERS = 4 };
 
 static double flops_of(const Case *c, const Problem *p)
 {
@@ -27,61 +109,115 @@ static double front_flops(const Case *c, const Problem *p)
     return flops > 0 ? flops : cost * (double)p->in[0].count;
 }
 
-/* Seconds of the best run, or -1. */
-static double time_call(Cx *cx, const Backend *b, Problem *p, bool backward)
+/* Who takes part: the chain, without the reference where it would take long, and vec once more with bf16. */
+static int enter(Runner r[RUNNERS], Cx *cx, Problem *p)
 {
-    double best = -1, began = seconds_now();
-    for (int i = 0; i < 50 && (i < 3 || seconds_now() - began < BUDGET); i++) {
-        const double start = seconds_now();
-        if (call_run(cx, b, &p->call, backward))
-            return -1;
-        const double took = seconds_now() - start;
-        best = best < 0 ? took : MIN(best, took);
-    }
-    return best;
+    int n = 0;
+    for (const Backend *const *b = cpu_chain(); *b; b++)
+        for (int bf16 = 0; bf16 <= (cpu_has_bf16() && (*b)->isa); bf16++) {
+            cx->bf16 = bf16;
+            if (!(*b)->forward[p->c.op] || !(*b)->supports(cx, &p->call, false))
+                continue;
+            if (!strcmp((*b)->name, "ref") && flops_of(&p->c, p) > REF_FLOPS)
+                continue;
+            const char *method = backend_method(*b, cx, &p->call);
+            if ((!bf16 || strstr(method, "bf16")) && n < RUNNERS)
+                r[n++] = (Runner){*b, bf16, method, -1};
+        }
+    return n;
 }
 
-static void print_time(const Case *c, const Problem *p, const char *backend, double seconds)
+/* Times all; *distance: relative rms between the results of vec and dnn, or -1. */
+static bool race(Runner *r, int n, Cx *cx, Problem *p, float *room, double *distance)
 {
-    char text[256];
-    const double flops = flops_of(c, p);
+    const double began = seconds_now();
+    double apart = 0, size = 0;
+    for (int i = 0; i < 50 && (i < 3 || seconds_now() - began < BUDGET * n); i++)
+        for (int k = 0; k < n; k++) {
+            const double start = seconds_now();
+            cx->bf16 = r[k].bf16;
+            if (call_run(cx, r[k].b, &p->call, false))
+                return false;
+            const double took = seconds_now() - start;
+            r[k].best = r[k].best < 0 ? took : MIN(r[k].best, took);
+            if (i == 0 && r[k].b->isa && !r[k].bf16)
+                memcpy(room, p->out.data, (size_t)p->out.count * sizeof *room);
+            for (int64_t j = 0; i == 0 && !strcmp(r[k].b->name, "dnn") && j < p->out.count; j++) {
+                apart += pow((double)room[j] - (double)p->out.data[j], 2);
+                size += pow((double)p->out.data[j], 2);
+            }
+        }
+    *distance = size > 0 && r[0].b->isa ? sqrt(apart / size) : -1;
+    return true;
+}
+
+static double bytes_of(const Problem *p)
+{
     double bytes = 4.0 * (double)p->out.count;
     for (int i = 0; i < OPERANDS; i++)
         bytes += 4.0 * (double)p->in[i].count;
+    return bytes;
+}
+
+/* Issue 5's convolutions. */
+static bool is_raced(const Case *c)
+{
+    return c->op == OP_CONV2D && c->kh == 3 && c->stride == 1 && c->x[3] >= 64 && c->O >= 64 &&
+           c->x[1] >= 8 && c->x[1] <= 64;
+}
+
+static void print_runner(const Case *c, const Problem *p, const Runner *r, const Runner *dnn)
+{
+    char text[256];
+    const double flops = flops_of(c, p);
     case_text(c, text, sizeof text);
-    printf("%-64s %-5s %9.3f ms  ", text, backend, seconds * 1e3);
-    if (flops > 0)
-        printf("%7.1f GFLOP/s\n", flops / seconds * 1e-9);
-    else
-        printf("%7.1f GB/s\n", bytes / seconds * 1e-9);
+    printf("%-62s %-16s %-20s %9.3f ms %8.1f %s", text, backend_label(r->b), r->method, r->best * 1e3,
+           (flops > 0 ? flops : bytes_of(p)) / r->best * 1e-9, flops > 0 ? "GFLOP/s" : "GB/s");
+    if (dnn && dnn != r)
+        printf("  %5.2fx dnn%s", dnn->best / r->best,
+               is_raced(c) && r->b->isa && dnn->best / r->best < WANTED ? " (below 2.5)" : "");
+    printf("\n");
+}
+
+/* Returns whether all went well. */
+static bool bench_case(const Case *c, Problem *p, Cx *cx)
+{
+    Runner r[RUNNERS];
+    const Runner *dnn = NULL;
+    double distance = -1;
+    problem_slim(p);
+    p->call.flops = front_flops(c, p);
+    const int n = enter(r, cx, p);
+    float *room = calloc((size_t)p->out.count, sizeof *room);
+    bool good = room && n > 0 && race(r, n, cx, p, room, &distance);
+    free(room);
+    for (int k = 0; good && k < n; k++)
+        dnn = !strcmp(r[k].b->name, "dnn") ? &r[k] : dnn;
+    for (int k = 0; good && k < n; k++)
+        print_runner(c, p, &r[k], dnn);
+    if (good && cpu_chain()[0]->isa && !r[0].b->isa)
+        good = false, printf("  FAILED: fell back to %s\n", r[0].b->name);
+    if (distance > DISTANCE)
+        good = false, printf("  FAILED: vec and dnn are %.1e apart (relative rms)\n", distance);
     fflush(stdout);
+    return good;
 }
 
 int bench(const char *filter)
 {
     int failed = 0;
-    for (int i = 0; i < bench_count(); i++) {
-        const Case c = bench_at(i);
+    for (int i = 0; i < COUNT(timed); i++) {
         char text[256];
         Problem p;
         gimbal_error err = {0};
         Cx cx = {0};
-        case_text(&c, text, sizeof text);
+        case_text(&timed[i], text, sizeof text);
         if (filter && !strstr(text, filter))
             continue;
         cx_init(&cx, cpu_chain(), 0, &err);
-        const bool made = problem_make(&p, &c);
-        p.call.flops = front_flops(&c, &p);
-        for (const Backend *const *b = cpu_chain(); made && *b; b++) {
-            if (!(*b)->forward[c.op] || !(*b)->supports(&cx, &p.call, false))
-                continue;
-            if (!strcmp((*b)->name, "ref") && flops_of(&c, &p) > REF_FLOPS)
-                continue;
-            const double seconds = time_call(&cx, *b, &p, false);
-            failed += seconds < 0;
-            print_time(&c, &p, (*b)->name, seconds);
-        }
-        failed += !made;
+        const bool good = problem_make(&p, &timed[i]) && bench_case(&timed[i], &p, &cx);
+        if (!good)
+            failed++, printf("%s: failed %s\n", text, err.msg);
         problem_free(&p);
         cx_free(&cx);
     }

@@ -2,8 +2,7 @@
  * with row strides and as weights in a file's type at any alignment, with gradients that already hold
  * something.
  *
- * All values are multiples of 1/64 up to 2: exact in float32, F16 and BF16. What lies between the channels of
- * an input with a row stride is NaN, so that reading it shows. */
+ * What lies between the channels of an input with a row stride is NaN, so that reading it shows. */
 #include "tests/opcheck.h"
 
 #include <math.h>
@@ -23,7 +22,32 @@ int64_t row_count(const Operand *o)
     return o->count / o->n[o->nd - 1];
 }
 
-static bool shape(Operand *o, int nd, const int64_t *n)
+/* One value; denormal: the least positive number of the type, which has `steps` multiples below normal. */
+static double draw(Values kind, double denormal, double steps)
+{
+    const double u = uniform();
+    switch (kind) {
+    case FINE:
+        return (double)(float)u;
+    case LARGE:
+        return round(u * 64) / 64 * 1e4;
+    case OFFSET:
+        return (double)(float)(1e4 + u);
+    case DENORMAL:
+        return round(u * steps) * denormal;
+    default:
+        return round(u * 64) / 64;
+    }
+}
+
+static double draw_of(Values kind, DType type)
+{
+    if (type == F16)
+        return draw(kind, 0x1p-24, 1023);
+    return type == BF16 ? draw(kind, 0x1p-133, 127) : draw(kind, 0x1p-149, 8388607);
+}
+
+static bool shape(Operand *o, int nd, const int64_t *n, Values values, DType type)
 {
     o->nd = nd, o->count = 1;
     for (int i = 0; i < nd; i++) {
@@ -32,14 +56,14 @@ static bool shape(Operand *o, int nd, const int64_t *n)
     }
     o->v = calloc((size_t)o->count, sizeof *o->v);
     for (int64_t i = 0; o->v && i < o->count; i++)
-        o->v[i] = round(uniform() * 64) / 64;
+        o->v[i] = draw_of(values, type);
     return o->v != NULL;
 }
 
 /* An input: floats with `gap` channels around, half of them before. */
-static bool tensor(Operand *o, int nd, const int64_t *n, int gap, bool grows)
+static bool tensor_of(Operand *o, int nd, const int64_t *n, int gap, bool grows, Values values)
 {
-    if (!shape(o, nd, n))
+    if (!shape(o, nd, n, values, F32))
         return false;
     const int64_t C = n[nd - 1], ld = C + gap, rows = row_count(o);
     o->data = alloc_array((size_t)(rows * ld), sizeof(float));
@@ -62,10 +86,15 @@ static bool tensor(Operand *o, int nd, const int64_t *n, int gap, bool grows)
     return true;
 }
 
+static bool tensor(Operand *o, int nd, const int64_t *n, const Case *c)
+{
+    return tensor_of(o, nd, n, c->gap, true, c->x_values);
+}
+
 static bool parameter(Operand *o, int nd, const int64_t *n, const Case *c, WeightKind kind, const char *name)
 {
     const size_t size = dtype_size(c->type);
-    if (!shape(o, nd, n))
+    if (!shape(o, nd, n, c->w_values, c->type))
         return false;
     o->raw = alloc_array((size_t)o->count * size + 16, 1);
     o->gdata = alloc_array((size_t)o->count, sizeof(float));
@@ -92,6 +121,11 @@ static bool parameter(Operand *o, int nd, const int64_t *n, const Case *c, Weigh
                     .trainable = true};
     snprintf(o->w.name, sizeof o->w.name, "%s", name);
     memcpy(o->w.n, n, (size_t)nd * sizeof *n);
+    for (int64_t i = 0; c->w_values == FINE && !c->own && i < o->count; i++) {
+        float stored;
+        weight_widen(&o->w, i, 1, &stored);
+        o->v[i] = (double)stored;
+    }
     o->grows = true;
     return true;
 }
@@ -113,9 +147,9 @@ static bool make_epilogue(Problem *p, const int64_t *out, int nd, int64_t wide)
     p->call.epi = (Epi){.row_per = c->per, .act = c->act, .scale = c->scale};
     if (c->bias && !parameter(&p->in[BIAS], 1, &wide, c, W_BIAS, "case.bias"))
         return false;
-    if (c->row && !tensor(&p->in[ROW], 2, (int64_t[]){(rows + c->per - 1) / c->per, wide}, c->gap, true))
+    if (c->row && !tensor(&p->in[ROW], 2, (int64_t[]){(rows + c->per - 1) / c->per, wide}, c))
         return false;
-    if (c->add && !tensor(&p->in[ADD], nd, out, c->gap, true))
+    if (c->add && !tensor(&p->in[ADD], nd, out, c))
         return false;
     p->call.epi.bias = c->bias ? &p->in[BIAS].w : NULL;
     p->call.epi.row = c->row ? &p->in[ROW].t : NULL;
@@ -153,7 +187,7 @@ static bool make_attention(Problem *p)
                               c->x[2]};
         p->call.a.attn.map[set] = c->map[set];
         for (int i = 1 + 2 * set; i < 3 + 2 * set; i++)
-            if (!tensor(&p->in[i], 3, n, c->gap, true))
+            if (!tensor(&p->in[i], 3, n, c))
                 return false;
     }
     return true;
@@ -199,22 +233,25 @@ static bool make_rest(Problem *p, int64_t *out, int *nd)
         return true;
     case OP_ROWS:
         p->call.a.per = c->per, p->call.n_in = 2;
-        return tensor(&p->in[1], 2, (int64_t[]){c->more, C}, c->gap, true);
+        return tensor(&p->in[1], 2, (int64_t[]){c->more, C}, c);
     case OP_CONCAT: {
         int64_t n[4] = {second[0], second[1], second[2], second[3]};
         n[last] = c->more, out[last] = C + c->more, p->call.n_in = 2;
-        return tensor(&p->in[1], *nd, n, c->gap, true);
+        return tensor(&p->in[1], *nd, n, c);
     }
     case OP_RESIZE:
         out[1] = c->H2, out[2] = c->W2;
         return true;
+    case OP_REPEAT:
+        out[0] = c->x[0] * c->more;
+        return true;
     case OP_ADD:
         p->call.n_in = 2;
-        return tensor(&p->in[1], *nd, second, c->gap, true);
+        return tensor(&p->in[1], *nd, second, c);
     default: /* mse: the target gets no gradient */
         p->call.n_in = 2;
         out[0] = 1, *nd = 1;
-        return tensor(&p->in[1], dims(c->x), second, c->gap, false);
+        return tensor_of(&p->in[1], dims(c->x), second, c->gap, false, c->x_values);
     }
 }
 
@@ -228,7 +265,7 @@ bool problem_make(Problem *p, const Case *c)
         p->call.n_in = c->no_ids ? 0 : 1;
         if (!make_embed(p, out, &nd))
             return false;
-    } else if (!tensor(&p->in[0], nd, c->x, c->gap, true) || !make_rest(p, out, &nd)) {
+    } else if (!tensor(&p->in[0], nd, c->x, c) || !make_rest(p, out, &nd)) {
         return false;
     }
     for (int i = 0; i < p->call.n_in; i++)
@@ -236,7 +273,18 @@ bool problem_make(Problem *p, const Case *c)
     p->call.w[0] = p->in[W0].v ? &p->in[W0].w : NULL;
     p->call.w[1] = p->in[W1].v ? &p->in[W1].w : NULL;
     p->call.out = &p->out.t;
-    return tensor(&p->out, nd, out, 0, true);
+    return tensor_of(&p->out, nd, out, 0, true, PLAIN);
+}
+
+void problem_slim(Problem *p)
+{
+    for (int i = 0; i <= OPERANDS; i++) {
+        Operand *o = i < OPERANDS ? &p->in[i] : &p->out;
+        double *rest = o->v ? realloc(o->v, sizeof *o->v) : NULL; /* that there is one still says: in use */
+        o->v = rest ? rest : o->v;
+        free(o->gdata);
+        o->gdata = NULL;
+    }
 }
 
 void problem_free(Problem *p)
@@ -250,6 +298,12 @@ void problem_free(Problem *p)
         free(o->raw);
     }
     free(p->ids);
+}
+
+static const char *values_name(Values values)
+{
+    static const char *const names[] = {"", " fine", " large", " offset", " denormal"};
+    return names[values];
 }
 
 static const char *act_name(Act act)
@@ -283,8 +337,9 @@ void case_text(const Case *c, char *out, size_t room)
         snprintf(more, sizeof more, " to %lldx%lld", (long long)c->H2, (long long)c->W2);
     else if (c->more)
         snprintf(more, sizeof more, " with %lld", (long long)c->more);
-    snprintf(out + n, room - (size_t)n, "]%s%s%s%s%s%s%s%s%s%s", more, act_name(c->act),
+    snprintf(out + n, room - (size_t)n, "]%s%s%s%s%s%s%s%s%s%s%s%s%s%s", more, act_name(c->act),
              c->bias ? " bias" : "", c->row ? " row" : "", c->add ? " add" : "",
              c->scale != 0 ? " scale" : "", c->gap ? " view" : "", c->type != F32 ? " " : "",
-             c->type != F32 ? dtype_name(c->type) : "", c->own ? " own" : "");
+             c->type != F32 ? dtype_name(c->type) : "", c->own ? " own" : "", values_name(c->x_values),
+             c->w_values ? " w" : "", values_name(c->w_values), c->bf16 ? " bf16" : "");
 }

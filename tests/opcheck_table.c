@@ -1,10 +1,6 @@
 /* opcheck_table.c: the cases. Sizes are odd and not square on purpose; `gap` makes inputs channel views. */
 #include "tests/opcheck.h"
 
-#define CONV OP_CONV2D, .kh = 3, .kw = 3, .stride = 1, .pad = {1, 1, 1, 1}
-#define CONV1 OP_CONV2D, .kh = 1, .kw = 1, .stride = 1
-#define CONVT OP_CONVT, .kh = 3, .kw = 1
-
 static const Case cases[] = {
     {CONV, .x = {2, 9, 7, 5}, .O = 7, .bias = true},
     {CONV, .x = {1, 5, 6, 4}, .O = 32, .bias = true},
@@ -95,6 +91,18 @@ static const Case cases[] = {
     {OP_ATTN, .x = {6, 4, 8}, .heads = 2, .frames = 3, .n_kv = 2, .in_time = true},
     {OP_ATTN, .x = {70, 1, 8}, .heads = 2, .frames = 70, .n_kv = 1, .in_time = true, .causal = true},
     {OP_ATTN, .x = {3, 1, 1}, .heads = 1, .frames = 1, .n_kv = 1, .L = {1}},
+    {OP_ATTN, .x = {1, 131, 512}, .heads = 1, .frames = 1, .n_kv = 1, .L = {131}, .loose = 2},
+    {OP_ATTN, .x = {1, 301, 66}, .heads = 2, .frames = 1, .n_kv = 1, .L = {301}, .causal = true, .loose = 2},
+    {OP_ATTN, .x = {300, 1, 34}, .heads = 2, .frames = 300, .n_kv = 1, .in_time = true, .causal = true,
+     .loose = 2},
+    {OP_ATTN, .x = {32, 7, 320}, .heads = 8, .frames = 16, .n_kv = 1, .in_time = true, .gap = 5, .loose = 2},
+    {OP_ATTN, .x = {34, 2, 2560}, .heads = 8, .frames = 17, .n_kv = 1, .in_time = true, .gap = 3, .loose = 2},
+    {OP_ATTN, .x = {1, 101, 40}, .heads = 1, .frames = 1, .n_kv = 1, .L = {101}, .causal = true,
+     .x_values = LARGE, .scale = 3e-5f}, /* scores of thousands: one key wins */
+    {OP_ATTN, .x = {1, 101, 40}, .heads = 1, .frames = 1, .n_kv = 1, .L = {101}, .causal = true,
+     .x_values = LARGE, .scale = 3e-7f, .loose = 20}, /* of a hundred: an ulp shows */
+    {OP_ATTN, .x = {4, 101, 34}, .heads = 2, .frames = 2, .n_kv = 3, .map = {KV_SELF, KV_CLIP, KV_SELF},
+     .L = {101, 3, 7}, .x_values = FINE, .bf16 = true},
 
     {OP_ACT, .x = {3, 70, 19}, .act = ACT_SILU},
     {OP_ACT, .x = {2, 3, 5, 300}, .act = ACT_GELU, .gap = 3},
@@ -105,16 +113,18 @@ static const Case cases[] = {
     {OP_ROWS, .x = {4, 5, 3, 13}, .per = 15, .more = 2},
     {OP_ROWS, .x = {6, 4, 40}, .per = 4, .more = 3, .gap = 8},
     {OP_ROWS, .x = {5, 7}, .per = 2, .more = 3},
-    {OP_CONCAT, .x = {2, 5, 3, 13}, .more = 6, .best = "ref"},
-    {OP_CONCAT, .x = {70, 33}, .more = 1, .gap = 4, .best = "ref"},
-    {OP_RESIZE, .x = {2, 5, 3, 7}, .H2 = 10, .W2 = 6, .best = "ref"},
-    {OP_RESIZE, .x = {2, 4, 9, 16}, .H2 = 7, .W2 = 17, .gap = 6, .best = "ref"},
-    {OP_RESIZE, .x = {1, 7, 5, 3}, .H2 = 3, .W2 = 5, .best = "ref"},
-    {OP_EMBED, .x = {9, 13}, .more = 31, .best = "ref"},
-    {OP_EMBED, .x = {9, 13}, .more = 31, .type = F16, .shift = 1, .best = "ref"},
-    {OP_EMBED, .x = {9, 13}, .more = 16, .no_ids = true, .best = "ref"},
-    {OP_EMBED, .x = {9, 13}, .more = 9, .own = true, .best = "ref"},
-    {OP_MSE, .x = {3, 5, 7}, .gap = 2, .best = "ref"},
+    {OP_CONCAT, .x = {2, 5, 3, 13}, .more = 6},
+    {OP_CONCAT, .x = {70, 33}, .more = 1, .gap = 4},
+    {OP_RESIZE, .x = {2, 5, 3, 7}, .H2 = 10, .W2 = 6},
+    {OP_RESIZE, .x = {2, 4, 9, 16}, .H2 = 7, .W2 = 17, .gap = 6},
+    {OP_RESIZE, .x = {1, 7, 5, 3}, .H2 = 3, .W2 = 5},
+    {OP_REPEAT, .x = {3, 5, 2, 7}, .more = 2},
+    {OP_REPEAT, .x = {1, 33}, .more = 5, .gap = 4},
+    {OP_EMBED, .x = {9, 13}, .more = 31, .ref_only = true},
+    {OP_EMBED, .x = {9, 13}, .more = 31, .type = F16, .shift = 1, .ref_only = true},
+    {OP_EMBED, .x = {9, 13}, .more = 16, .no_ids = true, .ref_only = true},
+    {OP_EMBED, .x = {9, 13}, .more = 9, .own = true, .ref_only = true},
+    {OP_MSE, .x = {3, 5, 7}, .gap = 2, .ref_only = true},
 };
 
 /* Every epilogue of a linear and of a 3x3 convolution: activation, then bit by bit bias, row, addition,
@@ -142,56 +152,4 @@ int case_count(void)
 Case case_at(int i)
 {
     return i < COUNT(cases) ? cases[i] : epilogue_case(i - COUNT(cases));
-}
-
-/* What a step of SD 1.5 (16 frames of 256x256) and of the bundled model (32 of 128x128) is made of. */
-static const Case timed[] = {
-    {CONV, .x = {16, 32, 32, 320}, .O = 320, .bias = true},
-    {CONV, .x = {16, 8, 8, 1280}, .O = 1280, .bias = true},
-    {CONV, .x = {1, 512, 512, 128}, .O = 128, .bias = true},
-    {CONV, .x = {32, 16, 16, 4}, .O = 32, .bias = true},
-    {CONV, .x = {32, 16, 16, 32}, .O = 32, .bias = true},
-    {CONV, .x = {32, 8, 8, 64}, .O = 64, .bias = true, .add = true},
-    {CONV, .x = {32, 4, 4, 128}, .O = 128, .bias = true},
-    {CONV, .x = {32, 16, 16, 32}, .O = 4, .bias = true},
-    {CONV, .x = {2, 128, 128, 16}, .O = 16, .bias = true},
-    {CONV, .x = {2, 128, 128, 16}, .O = 3, .bias = true},
-    {CONVT, .x = {32, 32, 32, 320}, .O = 320, .frames = 16, .bias = true},
-    {CONVT, .x = {32, 4, 4, 1280}, .O = 1280, .frames = 16, .bias = true},
-    {OP_LINEAR, .x = {16, 1024, 320}, .O = 320, .bias = true},
-    {OP_LINEAR, .x = {16, 1024, 320}, .O = 2560, .bias = true, .act = ACT_GEGLU},
-    {OP_LINEAR, .x = {16, 64, 1280}, .O = 1280, .bias = true},
-    {OP_LINEAR, .x = {2, 77, 768}, .O = 320},
-    {OP_LINEAR, .x = {2, 320}, .O = 1280, .bias = true},
-    {OP_LINEAR, .x = {32, 256, 32}, .O = 32, .bias = true, .add = true},
-    {OP_LINEAR, .x = {32, 256, 32}, .O = 256, .bias = true, .act = ACT_GEGLU},
-    {OP_LINEAR, .x = {32, 64, 64}, .O = 64},
-    {OP_NORM, .x = {16, 32, 32, 320}, .groups = 32, .per = 16, .act = ACT_SILU},
-    {OP_NORM, .x = {16, 1024, 320}},
-    {OP_NORM, .x = {32, 16, 16, 32}, .groups = 8, .per = 1, .act = ACT_SILU},
-    {OP_NORM, .x = {32, 256, 32}},
-    {OP_ATTN, .x = {16, 1024, 320}, .heads = 8, .frames = 16, .n_kv = 1, .L = {1024}},
-    {OP_ATTN, .x = {16, 1024, 320}, .heads = 8, .frames = 16, .n_kv = 1, .map = {KV_CLIP}, .L = {77}},
-    {OP_ATTN, .x = {16, 1024, 320}, .heads = 8, .frames = 16, .n_kv = 1, .in_time = true},
-    {OP_ATTN, .x = {16, 64, 1280}, .heads = 8, .frames = 16, .n_kv = 1, .L = {64}},
-    {OP_ATTN, .x = {1, 4096, 512}, .heads = 1, .frames = 1, .n_kv = 1, .L = {4096}},
-    {OP_ATTN, .x = {32, 256, 32}, .heads = 2, .frames = 16, .n_kv = 1, .L = {256}},
-    {OP_ATTN, .x = {32, 256, 32}, .heads = 2, .frames = 16, .n_kv = 1, .map = {KV_CLIP}, .L = {77}},
-    {OP_ATTN, .x = {32, 256, 32}, .heads = 2, .frames = 16, .n_kv = 1, .in_time = true},
-    {OP_ACT, .x = {16, 1024, 2560}, .act = ACT_GEGLU},
-    {OP_ACT, .x = {16, 1024, 320}, .act = ACT_SILU},
-    {OP_ADD, .x = {16, 1024, 320}},
-    {OP_ROWS, .x = {16, 1024, 320}, .per = 1024, .more = 16},
-    {OP_CONCAT, .x = {16, 32, 32, 320}, .more = 320, .best = "ref"},
-    {OP_RESIZE, .x = {16, 16, 16, 640}, .H2 = 32, .W2 = 32},
-};
-
-int bench_count(void)
-{
-    return COUNT(timed);
-}
-
-Case bench_at(int i)
-{
-    return timed[i];
 }

@@ -18,6 +18,20 @@ static double act_of(Act act, double x)
     return x;
 }
 
+/* A factor of a product as the backend is told to see it: rounded to bf16, ties to even. */
+static double seen(const Problem *p, double v)
+{
+    const float f = (float)v;
+    uint32_t bits;
+    float rounded;
+    if (!p->c.bf16)
+        return v;
+    memcpy(&bits, &f, sizeof bits);
+    bits = (bits + 0x7fff + (bits >> 16 & 1)) & 0xffff0000u;
+    memcpy(&rounded, &bits, sizeof rounded);
+    return (double)rounded;
+}
+
 /* One row of z [wide] (x*w) to the result's row r. */
 static void epilogue(const Problem *p, double *z, int64_t wide, int64_t r, double *out)
 {
@@ -84,7 +98,7 @@ static void linear(const Problem *p, double *out)
         for (int64_t o = 0; o < O; o++) {
             z[o] = 0;
             for (int64_t i = 0; i < I; i++)
-                z[o] += p->in[0].v[r * I + i] * p->in[W0].v[o * I + i];
+                z[o] += seen(p, p->in[0].v[r * I + i]) * seen(p, p->in[W0].v[o * I + i]);
         }
         epilogue(p, z, O, r, out);
     }
@@ -123,30 +137,47 @@ static bool sees(const Case *c, int set, int64_t f, int64_t s, int64_t row)
     return rf == f && (!c->causal || rs <= s);
 }
 
+/* The score of query row r and key row `row` at channels [from, from + D). */
+static double score(const Problem *p, const Operand *k, int64_t r, int64_t row, int64_t from, int64_t D)
+{
+    const Case *c = &p->c;
+    double sum = 0;
+    for (int64_t d = from; d < from + D; d++)
+        sum += seen(p, p->in[0].v[r * c->x[2] + d]) * seen(p, k->v[row * c->x[2] + d]);
+    return sum * (c->scale != 0 ? (double)c->scale : 1 / sqrt((double)D));
+}
+
+/* All keys that query q = row * heads + head sees. Pass 0 finds the largest score, pass 1 the sums. */
+static void attend(const Problem *p, int64_t q, int pass, double *top, double *sum, double *y)
+{
+    const Case *c = &p->c;
+    const int64_t S = c->x[1], C = c->x[2], D = C / c->heads, r = q / c->heads, from = q % c->heads * D;
+    for (int set = 0; set < c->n_kv; set++) {
+        const Operand *k = &p->in[1 + 2 * set], *v = k + 1;
+        for (int64_t row = 0; row < row_count(k); row++) {
+            if (!sees(c, set, r / S, r % S, row))
+                continue;
+            const double s = score(p, k, r, row, from, D);
+            if (!pass)
+                *top = fmax(*top, s);
+            const double weight = pass ? exp(s - *top) : 0;
+            *sum += weight;
+            for (int64_t d = 0; pass && d < D; d++)
+                y[d] += weight * seen(p, v->v[row * C + from + d]);
+        }
+    }
+}
+
 static void attention(const Problem *p, double *out)
 {
     const Case *c = &p->c;
-    const int64_t S = c->x[1], C = c->x[2], D = C / c->heads;
-    const double scale = c->scale != 0 ? (double)c->scale : 1 / sqrt((double)D);
-    for (int64_t q = 0; q < c->x[0] * S * c->heads; q++) {
-        const int64_t r = q / c->heads, from = q % c->heads * D;
-        double sum = 0, y[512] = {0};
-        for (int set = 0; set < c->n_kv; set++) {
-            const Operand *k = &p->in[1 + 2 * set], *v = k + 1;
-            for (int64_t row = 0; row < row_count(k); row++) {
-                if (!sees(c, set, r / S, r % S, row))
-                    continue;
-                double score = 0;
-                for (int64_t d = 0; d < D; d++)
-                    score += p->in[0].v[r * C + from + d] * k->v[row * C + from + d];
-                const double weight = exp(score * scale); /* scores are small here: no maximum needed */
-                sum += weight;
-                for (int64_t d = 0; d < D; d++)
-                    y[d] += weight * v->v[row * C + from + d];
-            }
-        }
+    const int64_t D = c->x[2] / c->heads;
+    for (int64_t q = 0; q < c->x[0] * c->x[1] * c->heads; q++) {
+        double top = -INFINITY, sum = 0, y[512] = {0};
+        attend(p, q, 0, &top, &sum, y);
+        attend(p, q, 1, &top, &sum, y);
         for (int64_t d = 0; d < D; d++)
-            out[r * C + from + d] = y[d] / sum;
+            out[q / c->heads * c->x[2] + q % c->heads * D + d] = y[d] / sum;
     }
 }
 
@@ -167,6 +198,8 @@ static void small_ops(const Problem *p, double *out)
             out[i] = x->v[i] + b->v[r / c->per % c->more * C + ch];
         else if (c->op == OP_CONCAT)
             out[i] = ch < A ? x->v[r * A + ch] : b->v[r * c->more + ch - A];
+        else if (c->op == OP_REPEAT)
+            out[i] = x->v[i % x->count];
         else if (c->op == OP_EMBED)
             out[i] = p->in[W0].v[(p->ids ? p->ids[r] : r) * C + ch];
         else {

@@ -32,12 +32,19 @@ count() {
 for program in "$build"/tests/t_*; do
     [ -x "$program" ] && count "$(basename "$program")" "$program"
 done
+for isa in $("$build/opcheck" --isas); do # the golden runs on every set of kernels that this CPU runs
+    count "golden $isa" env GIMBAL_ISA="$isa" "$build/tests/t_golden"
+done
+for backend in dnn ref; do
+    count "golden $backend" env GIMBAL_BACKEND="$backend" "$build/tests/t_golden"
+done
 count opcheck "$build/opcheck"
 count example tests/example.sh "$build"
 count cli tests/cli.sh "$build/gimbal"
 count cli_video tests/cli_video.sh "$build/gimbal"
 count cli_day tests/cli_day.sh "$build/gimbal"
 count cli_resume tests/cli_resume.sh "$build/gimbal"
+count cli_bench tests/cli_bench.sh "$build/gimbal"
 count cli_fuzz tests/cli_fuzz.sh "$build/gimbal"
 count contributing tests/contributing.sh "$build"
 count install tests/install.sh "$build"

@@ -9,6 +9,7 @@
 
 #include <limits.h>
 #include <pthread.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -316,7 +317,7 @@ static void wrong_settings_are_refused_with_what_was_found_and_expected(void **s
         {"reinit", "freeinit:passes=-1", "passes"},
         {"reinit", "freeinit:filter=gausian", "gaussian"},
         {"reinit", "freeinot", "freeinit"},
-        {"dtype", "bf16", "--dtype"},
+        {"dtype", "f16", "--dtype"},
         {"motion-norm", "batch", "--motion-norm"},
         {"betas", "cosine", "--betas"},
         {"prompt", "a \xff cat", "UTF-8"},
@@ -370,6 +371,63 @@ static void a_run_that_cannot_fit_in_memory_is_refused_before_it_starts(void **s
     const uint64_t before = anon_bytes_now();
     check_fails(gimbal_begin(&run, e, &s, &err), GIMBAL_ENOMEM, err, "MiB are available");
     check(anon_bytes_now() < before + (64u << 20), "memory was taken all the same");
+    gimbal_close(e);
+}
+
+/* Bytes more than now that RLIMIT_DATA grants from here on; 0: no limit. */
+static void grant(uint64_t more)
+{
+    unsigned long pages = 0;
+    struct rlimit limit;
+    FILE *f = fopen("/proc/self/statm", "r");
+    check(f && fscanf(f, "%*u %*u %*u %*u %*u %lu", &pages) == 1 && !fclose(f), "statm");
+    getrlimit(RLIMIT_DATA, &limit);
+    limit.rlim_cur = more ? pages * (uint64_t)sysconf(_SC_PAGESIZE) + more : limit.rlim_max;
+    assert_int_equal(setrlimit(RLIMIT_DATA, &limit), 0);
+}
+
+static int drop_frame(void *user, int i, const uint8_t *rgb, int width, int height)
+{
+    (void)user, (void)i, (void)rgb, (void)width, (void)height;
+    return 0;
+}
+
+/* Refused with the numbers below what it needs, whole just above. */
+static void a_limit_of_the_process_is_respected_to_the_mebibyte(void **state)
+{
+    (void)state;
+#ifdef GIMBAL_SANITIZED
+    skip(); /* sanitizers need memory of their own */
+#endif
+    enum { MIB = 1 << 20 };
+    static float x[4 * 8 * 16 * 20];
+    gimbal_engine *e = opened(TOYWORLD, NULL);
+    gimbal_session *run;
+    gimbal_settings s;
+    gimbal_cost cost;
+    double needs = 0;
+    gimbal_defaults(&s, e);
+    s.prompt = "a circle", s.frames = 8, s.width = 160, s.height = 128, s.steps = 2, s.threads = 2;
+    grant(8 * MIB);
+    const int code = gimbal_begin(&run, e, &s, &err);
+    grant(0);
+    sscanf(err.msg, "this run needs %lf MiB", &needs);
+    check_fails(code, GIMBAL_ENOMEM, err, "MiB are available");
+    check_ok(gimbal_predict(e, &s, &cost, &err), err);
+    check_near(needs * MIB, (double)(cost.work_bytes + cost.pack_bytes + cost.host_bytes), 13.0 * MIB,
+               "what it needs");
+    grant((uint64_t)(needs - 1) * MIB);
+    check_fails(gimbal_begin(&run, e, &s, &err), GIMBAL_ENOMEM, err, "MiB are available");
+    grant(0);
+    grant((uint64_t)(needs + 2) * MIB);
+    check_ok(gimbal_predict(e, &s, &cost, &err), err);
+    check(cost.limit_bytes < cost.anon_bytes + 16 * MIB, "the limit is %llu",
+          (unsigned long long)cost.limit_bytes);
+    check_ok(gimbal_begin(&run, e, &s, &err), err);
+    check_ok(gimbal_sample(run, x, &err), err);
+    check_ok(gimbal_decode(run, x, gimbal_latent_shape(run), drop_frame, NULL, &err), err);
+    grant(0);
+    gimbal_end(run);
     gimbal_close(e);
 }
 
@@ -686,6 +744,7 @@ int main(void)
         cmocka_unit_test(wrong_settings_are_refused_with_what_was_found_and_expected),
         cmocka_unit_test(settings_filled_by_hand_are_checked_like_typed_ones),
         cmocka_unit_test(a_run_that_cannot_fit_in_memory_is_refused_before_it_starts),
+        cmocka_unit_test(a_limit_of_the_process_is_respected_to_the_mebibyte),
         cmocka_unit_test(long_prompts_are_cut_and_say_by_how_much),
         cmocka_unit_test(the_same_seed_gives_the_same_bytes_on_any_number_of_threads),
         cmocka_unit_test(a_cancelled_run_goes_on_as_if_nothing_had_been),

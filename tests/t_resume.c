@@ -126,8 +126,8 @@ static void a_state_of_another_run_is_refused_by_name(void **state)
     assert_int_equal(run_until(e, s, 1, in_scratch("state"), again), GIMBAL_ECANCEL);
     for (int i = 0; i < N; i++)
         noise[i] = (float)i / N, fresh[i] = -noise[i];
-    gimbal_settings o[9] = {s, s, s, s, s, s, s, s, s};
-    const char *says[9];
+    gimbal_settings o[10] = {s, s, s, s, s, s, s, s, s, s};
+    const char *says[10];
     o[0].seed = 8, says[0] = "--seed was \"7\", is \"8\"";
     o[1].prompt = "a dog", says[1] = "--prompt was \"a cat\", is \"a dog\"";
     o[2].steps = 4, says[2] = "--steps was 3, is 4";
@@ -137,6 +137,7 @@ static void a_state_of_another_run_is_refused_by_name(void **state)
     o[6].rng = "torch", says[6] = "--rng";
     o[7].frames = 4, says[7] = "--frames was 3, is 4";
     o[8].latents = noise, says[8] = "tensors from files was [], is [\"latents\"]";
+    o[9].dtype = "bf16", says[9] = "--dtype was \"f32\", is \"bf16\"";
     for (int i = 0; i < COUNT(o); i++)
         check_fails(go_on(e, &o[i], in_scratch("state"), NULL, again), GIMBAL_EUSAGE, err, says[i]);
 

@@ -50,9 +50,12 @@ void *alloc_array(size_t count, size_t size);
 
 /* Anonymous resident bytes of this process now; 0 where the system does not say. */
 uint64_t anon_bytes_now(void);
-/* Bytes of memory that can still be had before swapping: the smaller of system and cgroup; UINT64_MAX where
- * neither says. */
+/* Bytes of memory that can still be had before swapping, or before a limit: the least of system, cgroup and
+ * the process's own RLIMIT_DATA and RLIMIT_AS; UINT64_MAX where none says. */
 uint64_t memory_available(void);
+/* What the stacks of `threads` take of the process's own limits; 0 without them, for a stack costs no memory
+ * until it is used. */
+uint64_t stack_bytes(int threads);
 
 /* ---- files: file.c ----------------------------------------------------------------------- */
 

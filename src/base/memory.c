@@ -5,8 +5,12 @@
  * big ones cost no page until touched. Refuses to know what is stored. */
 #include "base/base.h"
 
+#include <fcntl.h>
+#include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
+#include <unistd.h>
 
 enum { ALIGN = 16, BLOCK = 64 * 1024 };
 
@@ -102,11 +106,48 @@ uint64_t anon_bytes_now(void)
     return file_number("/proc/self/status", "RssAnon:", &kib) ? kib * 1024 : 0;
 }
 
+/* Bytes that RLIMIT_AS counts, and RLIMIT_DATA: all maps, and the private writable ones with the stack. Read
+ * into a place of its own: close to a limit there may be no other. */
+static bool counted_bytes(uint64_t *all, uint64_t *data)
+{
+    char text[256];
+    const int fd = open("/proc/self/statm", O_RDONLY | O_CLOEXEC);
+    const ssize_t n = fd < 0 ? -1 : read(fd, text, sizeof text - 1);
+    const uint64_t page = (uint64_t)sysconf(_SC_PAGESIZE);
+    if (fd >= 0)
+        close(fd);
+    text[MAX(n, 0)] = 0;
+    if (sscanf(text, "%" SCNu64 " %*u %*u %*u %*u %" SCNu64, all, data) != 2)
+        return false;
+    *all *= page, *data *= page;
+    return true;
+}
+
+/* Bytes until a limit of this process; UINT64_MAX without one. */
+static uint64_t bytes_until(int resource, uint64_t used)
+{
+    struct rlimit limit;
+    if (getrlimit(resource, &limit) || limit.rlim_cur == RLIM_INFINITY)
+        return UINT64_MAX;
+    return limit.rlim_cur - MIN(limit.rlim_cur, used);
+}
+
+uint64_t stack_bytes(int threads)
+{
+    struct rlimit stack;
+    const bool counted = bytes_until(RLIMIT_AS, 0) < UINT64_MAX || bytes_until(RLIMIT_DATA, 0) < UINT64_MAX;
+    if (!counted || getrlimit(RLIMIT_STACK, &stack))
+        return 0;
+    const uint64_t usual = UINT64_C(2) << 20; /* glibc's where the limit is none */
+    return (uint64_t)MAX(threads - 1, 0) * (stack.rlim_cur == RLIM_INFINITY ? usual : stack.rlim_cur);
+}
+
 uint64_t memory_available(void)
 {
-    uint64_t kib = 0;
-    const uint64_t limit = cgroup_memory("");
-    if (!file_number("/proc/meminfo", "MemAvailable:", &kib))
-        return limit;
-    return MIN(kib * 1024, limit);
+    uint64_t kib = 0, all, data, least = cgroup_memory("");
+    if (file_number("/proc/meminfo", "MemAvailable:", &kib))
+        least = MIN(least, kib * 1024);
+    if (counted_bytes(&all, &data))
+        least = MIN(least, MIN(bytes_until(RLIMIT_AS, all), bytes_until(RLIMIT_DATA, data)));
+    return least;
 }

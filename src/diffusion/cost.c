@@ -10,14 +10,10 @@
 #include "diffusion/engine.h"
 
 #include <malloc.h>
+#include <string.h>
 
 /* Seconds of timing for each network: the U-Net is nearly all of a run. */
 static const double text_budget = 0.1, unet_budget = 0.9, vae_budget = 0.4;
-
-/* Anonymous memory beside plans, tensors, packs and arrays, measured with libraries' own and oneDNN's
- * compiled kernels, and for each thread its stack and heap. Of toyworld and the golden model at several sizes
- * 2 to 4 MB were found; what oneDNN compiles when it starts is there already. */
-static const uint64_t code_bytes = 3000000, thread_bytes = 300000;
 
 /* What the first call of each kernel adds: code is compiled, weights are packed (bytes a second). */
 static const double compile_seconds = 0.05, pack_rate = 1e9;
@@ -46,6 +42,11 @@ static uint64_t mapped_bytes(const gimbal_engine *e)
     return e->load ? 0 : sum; /* what was read into memory is there already and counted as such */
 }
 
+static double decode_flops(const Plans *p)
+{
+    return p->vae ? plan_flops(p->vae) : tiles_flops(p->tiles);
+}
+
 static double unet_flops(const Plans *p, const Run *run)
 {
     double sum = 0;
@@ -53,6 +54,12 @@ static double unet_flops(const Plans *p, const Run *run)
         if (p->guide.plan[i])
             sum += run->calls_of[i] * plan_flops(p->guide.plan[i]);
     return sum;
+}
+
+/* Of the prompts' keys and values, once. */
+static double keys_flops(const Plans *p)
+{
+    return p->guide.text ? plan_flops(p->guide.text) : 0;
 }
 
 /* relative: a branch of a call is the unit, so that a call without guidance is half of one with it. */
@@ -63,15 +70,16 @@ static void count(Plans *p, const Run *run, gimbal_cost *out)
         .pack_bytes = plans_pack_bytes(p),
         .host_bytes = p->host_bytes,
         .mapped_bytes = mapped_bytes(p->engine),
-        .flops = run->batch * plan_flops(p->text) + unet_flops(p, run) +
-                 decode_calls(p, run) * plan_flops(p->vae) +
+        .flops = run->batch * plan_flops(p->text) + keys_flops(p) + unet_flops(p, run) +
+                 decode_calls(p, run) * decode_flops(p) +
                  (p->encoder ? encode_calls(p, run) * plan_flops(p->encoder) : 0),
         .relative = (double)(run->calls_of[0] + 2 * run->calls_of[1]) / (branches(run->s.cfg) * run->s.steps),
         .passes = run->passes,
         .calls = run->calls,
     };
-    out->anon_bytes = out->work_bytes + out->pack_bytes + out->host_bytes + anon_bytes_now() + code_bytes +
-                      thread_bytes * (uint64_t)run->s.threads;
+    const uint64_t have = memory_available(), now = anon_bytes_now(), stacks = stack_bytes(run->s.threads);
+    out->anon_bytes = out->work_bytes + out->pack_bytes + out->host_bytes + now + plans_beside_bytes(p);
+    out->limit_bytes = have < UINT64_MAX - now ? have + now - MIN(have + now, stacks) : UINT64_MAX;
 }
 
 /* The better of two short trials: another process may have had the CPU during one. */
@@ -84,12 +92,19 @@ static double trial(Plans *p, Plan *plan, double budget)
 
 static int timings(Plans *p, const Run *run, double *seconds, gimbal_error *err)
 {
+    double unet = 0;
     *seconds = compile_seconds + (double)plans_pack_bytes(p) / pack_rate;
     *seconds += in_a_run * run->batch * trial(p, p->text, text_budget);
+    p->cx.bf16 = !strcmp(run->s.dtype, "bf16");
     for (int i = 0; i < COUNT(run->calls_of); i++)
         if (p->guide.plan[i])
-            *seconds += in_a_run * run->calls_of[i] * trial(p, p->guide.plan[i], unet_budget);
-    *seconds += in_a_run * decode_calls(p, run) * trial(p, p->vae, vae_budget);
+            unet += in_a_run * run->calls_of[i] * trial(p, p->guide.plan[i], unet_budget);
+    p->cx.bf16 = false;
+    *seconds += unet + (p->guide.text ? in_a_run * trial(p, p->guide.text, text_budget) : 0);
+    if (p->vae)
+        *seconds += in_a_run * decode_calls(p, run) * trial(p, p->vae, vae_budget);
+    else /* many short plans: at the U-Net's rate */
+        *seconds += decode_calls(p, run) * decode_flops(p) * unet / unet_flops(p, run);
     if (p->encoder)
         *seconds += in_a_run * encode_calls(p, run) * trial(p, p->encoder, vae_budget);
     return cx_failed(&p->cx) ? pass_on(&p->err, err) : GIMBAL_OK;

@@ -110,10 +110,26 @@ static int open_weights(gimbal_engine *e, gimbal_error *err)
     return GIMBAL_OK;
 }
 
+static int count_leaf(Params *p, Weight *w)
+{
+    *(int64_t *)p->user += weight_count(w);
+    return 0;
+}
+
+static int64_t count_unet(const gimbal_engine *e)
+{
+    int64_t count = 0;
+    Params p = {.leaf = count_leaf, .user = &count};
+    unet_params(e->unet, &p);
+    unet_motion_params(e->unet, &p);
+    return count;
+}
+
 static int build(gimbal_engine *e, gimbal_error *err)
 {
     const Part *part = e->part;
     TRY(unet_build(&e->unet, &e->keep, &e->shape, err));
+    e->unet_size = count_unet(e);
     TRY(clip_build(&e->clip, &e->keep, part[PART_TEXT].config, part[PART_TEXT].where, err));
     TRY(vae_build(&e->vae, &e->keep, part[PART_VAE].config, part[PART_VAE].where, err));
     TRY(bind_weights(part[PART_UNET].weights, "", unet_params, e->unet, e->family->unet_ignore, NULL, err));

@@ -63,6 +63,7 @@ struct gimbal_engine {
     UnetShape shape;
     RunDefaults run;
     Unet *unet;
+    int64_t unet_size; /* its parameters, motion modules' included */
     ClipText *clip;
     Vae *vae;
     Tokenizer *tokenizer;
@@ -117,15 +118,36 @@ static inline int pass_on(const gimbal_error *from, gimbal_error *to)
 typedef struct {
     Cx *cx;
     Plan *plan[2]; /* of a call with one branch, with two; NULL: no pass makes any */
+    Plan *text;    /* of unet_text; NULL: the network reads no text */
     UnetCall call;
     gimbal_shape shape;
-    int batch, time_width, context_width; /* batch: the most branches of a call */
-    float *context;                       /* [batch,77,D]: negative, prompt */
-    float *x, *time;                      /* [batch*F,h,w,C], [batch,time_width] */
+    int batch, time_width, context_width, keys_width; /* batch: the most branches of a call */
+    float *context;                                   /* [batch,77,D]: negative, prompt */
+    float *keys;                                      /* [batch,77,keys_width], made of it by guide_text */
+    float *x, *time;                                  /* [F,h,w,C], [time_width]: of all branches */
 } Guide;
 /* Plans the call of b branches, 1 or 2; the arrays may still be NULL. NULL on error (in cx->err). */
 Plan *guide_plan(Guide *, int b);
+/* The same for the text's keys and values. */
+Plan *guide_plan_text(Guide *);
+/* Makes them: once for a context, before its first prediction. */
+int guide_text(Guide *, gimbal_error *err);
 Denoise guide_denoise(Guide *);
+
+/* ---- pictures too large to be decoded whole: tiles.c -------------------------------------- */
+
+/* One picture through the VAE's decoder, band by band, with the whole picture's group statistics. */
+typedef struct Tiles Tiles;
+/* Plans a picture of latents [c,1,h,w] in bands of about `values` values of the widest tensor of their level.
+ * cx: its errors are copied. */
+int tiles_make(Tiles **, Cx *, Vae *, gimbal_shape, int64_t values, gimbal_error *err);
+void tiles_free(Tiles *);
+size_t tiles_bytes(const Tiles *); /* of cx->work that tiles_decode needs */
+size_t tiles_pack_bytes(const Tiles *);
+double tiles_flops(const Tiles *); /* of one picture */
+/* z [h,w,C], divided by the scaling factor -> picture [H,W,3], about -1..1, in cx->work until the next run.
+ * NULL on error (in cx->err). */
+const float *tiles_decode(Tiles *, Cx *, const float *z);
 
 /* ---- the three networks, planned: plans.c ------------------------------------------------ */
 
@@ -135,6 +157,7 @@ typedef struct {
     Cx cx;
     gimbal_error err;           /* cx's own: a call starts with it clear */
     Plan *text, *vae, *encoder; /* encoder NULL until a run begins from a clip, or pictures are encoded */
+    Tiles *tiles;               /* in vae's place where pictures are large */
     Guide guide;
     gimbal_shape decode, encode; /* latents' shape in the VAE's plans: f frames a call */
     char *work;                  /* mapped, so that pages count only once they are used */
@@ -160,6 +183,7 @@ int plans_picture(Plans *, const float *z, const float **pictures, gimbal_error 
 int plans_moments(Plans *, const float *pictures, const float **moments, gimbal_error *err);
 size_t plans_work_bytes(const Plans *);
 size_t plans_pack_bytes(const Plans *);
+uint64_t plans_beside_bytes(const Plans *); /* anonymous memory beside tensors, packs and arrays */
 void plans_free(Plans *);
 
 /* ---- a run: session.c -------------------------------------------------------------------- */
@@ -170,7 +194,7 @@ struct gimbal_session {
     Plans plans;
     char *recipe;           /* of the settings as they were given */
     int32_t ids[2][TOKENS]; /* negative, prompt */
-    bool encoded;           /* guide.context is filled */
+    bool encoded;           /* guide.context and keys are filled */
     WhiteNoise white;
     PriorNoise prior;
     Driver driver;
@@ -184,6 +208,8 @@ struct gimbal_session {
 /* Every call on a session begins and ends with these two; one inside another is refused. */
 int session_enter(gimbal_session *, const char *what, gimbal_error *err);
 int session_leave(gimbal_session *, int code); /* returns the code; a cancel is spent */
+/* The prompts through the text encoder into the guide's context and its keys; once. */
+int session_texts(gimbal_session *, gimbal_error *err);
 /* Makes s->driver anew, at its beginning, and the random numbers too. */
 int session_start_run(gimbal_session *, gimbal_error *err);
 /* Progress of what is no sampling; ECANCEL when the callback says so. since: seconds_now() at its start. */

@@ -2,12 +2,16 @@
  *
  *     raw = e(x, negative) + cfg (e(x, prompt) - e(x, negative))        Ho and Salimans, 2022
  *
- * Both halves are one call of 2F frames, rows [negative, prompt], so that every weight is read once. At cfg
- * <= 1 there is one branch and the negative prompt is not evaluated, as diffusers does; a run whose passes
- * differ in that has a plan for each. Host arrays are [C,F,h,w]; the network wants rows [b*F,h,w,C].
+ * Both halves are one call that gives 2F frames, rows [negative, prompt], so that every weight is read once;
+ * x and the timestep are given once, and the network computes both halves' common beginning once. The keys
+ * and values that its layers make of the prompts are computed before the first step and kept. At cfg <= 1
+ * there is one branch and the negative prompt is not evaluated, as diffusers does; a run whose passes differ
+ * in that has a plan for each. Host arrays are [C,F,h,w]; the network wants rows [F,h,w,C].
  *
  * Knows layouts and guidance. Refuses to know timesteps' order, samplers and noise. */
 #include "diffusion/engine.h"
+
+#include <string.h>
 
 /* x [C,F,h,w] -> rows [F,h,w,C] */
 static void to_rows(const float *x, gimbal_shape s, float *rows)
@@ -18,16 +22,44 @@ static void to_rows(const float *x, gimbal_shape s, float *rows)
             rows[i * s.c + c] = x[c * points + i];
 }
 
-/* Inputs of one call of b branches: x [b*F,h,w,C], time [b,T], context [b,77,D]. One branch is the prompt's,
- * the last. */
+/* Inputs of one call of b branches: x [F,h,w,C], time [1,T], keys and values [b,77,K]. One branch is the
+ * prompt's, the last. */
 static void inputs(const Guide *g, int b, Tensor *in[3])
 {
     const gimbal_shape s = g->shape;
-    const size_t skip = (size_t)(g->batch - b) * TOKENS * (size_t)g->context_width;
-    const float *context = g->context ? g->context + skip : NULL;
-    in[0] = tensor_input(g->cx, F32, 4, (int64_t[]){(int64_t)b * s.f, s.h, s.w, s.c}, g->x);
-    in[1] = tensor_input(g->cx, F32, 2, (int64_t[]){b, g->time_width}, g->time);
-    in[2] = tensor_input(g->cx, F32, 3, (int64_t[]){b, TOKENS, g->context_width}, context);
+    const int width = g->call.keyed ? g->keys_width : g->context_width;
+    const float *text = g->call.keyed ? g->keys : g->context;
+    if (text)
+        text += (size_t)(g->batch - b) * TOKENS * (size_t)width;
+    in[0] = tensor_input(g->cx, F32, 4, (int64_t[]){s.f, s.h, s.w, s.c}, g->x);
+    in[1] = tensor_input(g->cx, F32, 2, (int64_t[]){1, g->time_width}, g->time);
+    in[2] = tensor_input(g->cx, F32, 3, (int64_t[]){b, TOKENS, width}, text);
+}
+
+static Tensor *context_input(const Guide *g)
+{
+    return tensor_input(g->cx, F32, 3, (int64_t[]){g->batch, TOKENS, g->context_width}, g->context);
+}
+
+Plan *guide_plan_text(Guide *g)
+{
+    Tensor *context = context_input(g);
+    return plan_make(g->cx, unet_text, g->call.unet, &context);
+}
+
+int guide_text(Guide *g, gimbal_error *err)
+{
+    if (!g->call.keyed)
+        return GIMBAL_OK;
+    cx_reset(g->cx);
+    Tensor *context = context_input(g);
+    const Tensor *y = plan_run(g->cx, g->text, unet_text, g->call.unet, &context);
+    if (!y)
+        return pass_on(g->cx->err, err);
+    const size_t width = (size_t)g->keys_width, rows = (size_t)g->batch * TOKENS;
+    for (size_t i = 0; i < rows; i++)
+        memcpy(g->keys + i * width, (const float *)y->d + i * (size_t)y->ld, width * sizeof(float));
+    return GIMBAL_OK;
 }
 
 Plan *guide_plan(Guide *g, int b)
@@ -62,11 +94,8 @@ static int predict(void *self, const float *x, gimbal_shape shape, double t, dou
     if (!g->plan[b - 1])
         return fail(err, GIMBAL_EMODEL, "no call of %d branch%s was planned, asked for one at guidance %g", b,
                     b > 1 ? "es" : "", cfg);
-    const size_t half = shape_count(s);
-    for (int i = 0; i < b; i++) {
-        to_rows(x, s, g->x + (size_t)i * half);
-        timestep_features(t, g->time_width, g->time + (size_t)i * g->time_width);
-    }
+    to_rows(x, s, g->x);
+    timestep_features(t, g->time_width, g->time);
     Tensor *in[3];
     cx_reset(g->cx); /* the last call's headers */
     inputs(g, b, in);

@@ -15,6 +15,10 @@
 
 enum { DECODE_PIXELS = 128 * 128 * 8, DECODE_FRAMES = 8 };
 
+/* Pictures with more pixels are decoded band by band (tiles.c): SD's decoder takes 2560 bytes a pixel, 1.5 GB
+ * at the limit. BAND: values of a band's widest tensor. Both decide what comes out, to the last bit. */
+enum { WHOLE_PIXELS = 768 * 768, BAND_VALUES = 1 << 23 };
+
 /* ---- planning ---------------------------------------------------------------------------- */
 
 /* Frames of one VAE call: F frames in as few calls as the limit allows, evenly, so that little is padded. */
@@ -27,14 +31,18 @@ static int frames_a_call(int frames, int64_t pixels)
 
 int plans_decode(Plans *p, gimbal_shape s, gimbal_error *err)
 {
-    const int64_t factor = vae_factor(p->engine->vae);
-    s.f = frames_a_call(s.f, s.h * factor * s.w * factor);
-    if (p->vae && p->decode.f == s.f && p->decode.h == s.h && p->decode.w == s.w)
+    const int64_t factor = vae_factor(p->engine->vae), pixels = s.h * factor * s.w * factor;
+    s.f = frames_a_call(s.f, pixels);
+    if ((p->vae || p->tiles) && p->decode.f == s.f && p->decode.h == s.h && p->decode.w == s.w)
         return GIMBAL_OK;
     plan_free(p->vae);
+    tiles_free(p->tiles);
+    p->vae = NULL, p->tiles = NULL;
+    p->decode = s;
+    if (pixels > WHOLE_PIXELS)
+        return tiles_make(&p->tiles, &p->cx, p->engine->vae, s, BAND_VALUES, err);
     Tensor *z = tensor_input(&p->cx, F32, 4, (int64_t[]){s.f, s.h, s.w, s.c}, NULL);
     p->vae = plan_make(&p->cx, vae_decode, p->engine->vae, &z);
-    p->decode = s;
     return p->vae ? GIMBAL_OK : pass_on(&p->err, err);
 }
 
@@ -61,11 +69,17 @@ static int plan_guide(Plans *p, const Run *run, gimbal_error *err)
         .batch = run->batch,
         .time_width = e->shape.width[0],
         .context_width = e->shape.context,
+        .keys_width = unet_text_width(e->unet),
     };
-    for (int b = 1; b <= 2; b++)
-        if (run->calls_of[b - 1] > 0 && !(p->guide.plan[b - 1] = guide_plan(&p->guide, b)))
-            return pass_on(&p->err, err);
-    return GIMBAL_OK;
+    p->guide.call.keyed = p->guide.keys_width > 0;
+    p->cx.bf16 = !strcmp(run->s.dtype, "bf16"); /* the U-Net's plans remember it; the others are float32 */
+    for (int b = 1; b <= 2 && !cx_failed(&p->cx); b++)
+        if (run->calls_of[b - 1] > 0)
+            p->guide.plan[b - 1] = guide_plan(&p->guide, b);
+    if (p->guide.call.keyed && !cx_failed(&p->cx))
+        p->guide.text = guide_plan_text(&p->guide);
+    p->cx.bf16 = false;
+    return cx_failed(&p->cx) ? pass_on(&p->err, err) : GIMBAL_OK;
 }
 
 static int plan_text(Plans *p, gimbal_error *err)
@@ -75,24 +89,26 @@ static int plan_text(Plans *p, gimbal_error *err)
     return p->text ? GIMBAL_OK : pass_on(&p->err, err);
 }
 
-/* Arrays beside the plans: the guide's, the driver's and sampler's (about ten clips), complex FFT buffers of
- * one channel for three clips, the picture being handed over; a clip to begin from, its latents and pictures,
- * and the few that are encoded at a time as float32. */
-static uint64_t host_bytes(const Run *run)
+/* Arrays beside the plans: the guide's clip and prompts, the driver's and sampler's (about ten clips),
+ * complex FFT buffers of one channel for three clips, the picture being handed over; a clip to begin from,
+ * its latents and pictures, and the few that are encoded at a time as float32. */
+static uint64_t host_bytes(const gimbal_engine *e, const Run *run)
 {
+    const uint64_t width = (uint64_t)e->shape.context + (uint64_t)unet_text_width(e->unet);
+    const uint64_t prompts = (uint64_t)run->batch * TOKENS * width;
     const uint64_t clip = shape_count(run->shape), channel = clip / (uint64_t)run->shape.c;
     const uint64_t given = run->s.latents ? 0 : clip, picture = 3ull * run->s.width * run->s.height;
     const uint64_t begin = run->s.clip ? picture * (uint64_t)run->shape.f + sizeof(float) * 2 * clip +
                                              sizeof(float) * picture * DECODE_FRAMES
                                        : 0;
-    return sizeof(float) * ((10 + (uint64_t)run->batch) * clip + given + 6 * channel) + picture + begin;
+    return sizeof(float) * (11 * clip + prompts + given + 6 * channel) + picture + begin;
 }
 
 int plans_make(Plans *p, const gimbal_engine *e, const Run *run, gimbal_error *err)
 {
     memset(p, 0, sizeof *p);
     p->engine = e;
-    p->host_bytes = host_bytes(run);
+    p->host_bytes = host_bytes(e, run);
     cx_init(&p->cx, cpu_chain(), run->s.threads, &p->err);
     int code = plan_text(p, err);
     if (!code)
@@ -111,7 +127,10 @@ size_t plans_work_bytes(const Plans *p)
     size_t nets = plan_bytes(p->text);
     for (int i = 0; i < COUNT(p->guide.plan); i++)
         nets = MAX(nets, p->guide.plan[i] ? plan_bytes(p->guide.plan[i]) : 0);
-    return MAX(nets, MAX(plan_bytes(p->vae), p->encoder ? plan_bytes(p->encoder) : 0));
+    nets = MAX(nets, p->guide.text ? plan_bytes(p->guide.text) : 0);
+    nets = MAX(nets, p->vae ? plan_bytes(p->vae) : 0);
+    nets = MAX(nets, p->tiles ? tiles_bytes(p->tiles) : 0);
+    return MAX(nets, p->encoder ? plan_bytes(p->encoder) : 0);
 }
 
 size_t plans_pack_bytes(const Plans *p)
@@ -119,8 +138,9 @@ size_t plans_pack_bytes(const Plans *p)
     size_t guide = 0; /* both calls use the same packs */
     for (int i = 0; i < COUNT(p->guide.plan); i++)
         guide = MAX(guide, p->guide.plan[i] ? plan_pack_bytes(p->guide.plan[i]) : 0);
-    return plan_pack_bytes(p->text) + guide + plan_pack_bytes(p->vae) +
-           (p->encoder ? plan_pack_bytes(p->encoder) : 0);
+    guide += p->guide.text ? plan_pack_bytes(p->guide.text) : 0; /* of other weights */
+    return plan_pack_bytes(p->text) + guide + (p->vae ? plan_pack_bytes(p->vae) : 0) +
+           (p->tiles ? tiles_pack_bytes(p->tiles) : 0) + (p->encoder ? plan_pack_bytes(p->encoder) : 0);
 }
 
 /* ---- memory ------------------------------------------------------------------------------ */
@@ -130,16 +150,27 @@ static double mib(uint64_t bytes)
     return (double)bytes / (1 << 20);
 }
 
+/* Measured with libraries' own and oneDNN's compiled kernels, and for each thread its stack and heap. Of
+ * toyworld and the golden model at several sizes 2 to 4 MB were found; what oneDNN compiles when it starts is
+ * there already. */
+uint64_t plans_beside_bytes(const Plans *p)
+{
+    enum { CODE = 3000000, THREAD = 300000 };
+    return CODE + (uint64_t)p->cx.threads * THREAD;
+}
+
 static int enough_memory(const Plans *p, gimbal_error *err)
 {
     const uint64_t work = plans_work_bytes(p), pack = plans_pack_bytes(p), have = memory_available();
-    const uint64_t need = work + pack + p->host_bytes;
+    const uint64_t beside = plans_beside_bytes(p) + stack_bytes(p->cx.threads);
+    const uint64_t need = work + pack + p->host_bytes + beside;
     if (need <= have)
         return GIMBAL_OK;
     return fail_hint(
         err, GIMBAL_ENOMEM, "fewer frames, or a smaller width and height, need less",
-        "this run needs %.0f MiB (networks %.0f, packed weights %.0f, arrays %.0f), %.0f MiB are available",
-        mib(need), mib(work), mib(pack), mib(p->host_bytes), mib(have));
+        "this run needs %.0f MiB (networks %.0f, packed weights %.0f, arrays %.0f, threads and code %.0f), "
+        "%.0f MiB are available",
+        mib(need), mib(work), mib(pack), mib(p->host_bytes), mib(beside), mib(have));
 }
 
 /* (Re)maps the work memory when a plan needs more. */
@@ -165,10 +196,11 @@ int plans_memory(Plans *p, gimbal_error *err)
     Guide *g = &p->guide;
     TRY(enough_memory(p, err));
     TRY(take_work(p, err));
-    g->x = alloc_array((size_t)g->batch * shape_count(g->shape), sizeof(float));
-    g->time = alloc_array((size_t)g->batch * (size_t)g->time_width, sizeof(float));
+    g->x = alloc_array(shape_count(g->shape), sizeof(float));
+    g->time = alloc_array((size_t)g->time_width, sizeof(float));
     g->context = alloc_array((size_t)g->batch * TOKENS * (size_t)g->context_width, sizeof(float));
-    if (!g->x || !g->time || !g->context)
+    g->keys = alloc_array((size_t)g->batch * TOKENS * (size_t)MAX(g->keys_width, 1), sizeof(float));
+    if (!g->x || !g->time || !g->context || !g->keys)
         return fail(err, GIMBAL_ENOMEM, "no memory for a clip of %zu values", shape_count(g->shape));
     return GIMBAL_OK;
 }
@@ -179,11 +211,14 @@ void plans_free(Plans *p)
     plan_free(p->text);
     plan_free(p->guide.plan[0]);
     plan_free(p->guide.plan[1]);
+    plan_free(p->guide.text);
     plan_free(p->vae);
+    tiles_free(p->tiles);
     plan_free(p->encoder);
     free(p->guide.x);
     free(p->guide.time);
     free(p->guide.context);
+    free(p->guide.keys);
     if (p->work)
         munmap(p->work, p->work_bytes);
     if (p->engine)
@@ -217,6 +252,10 @@ int plans_picture(Plans *p, const float *z, const float **pictures, gimbal_error
     const gimbal_shape s = p->decode;
     TRY(take_work(p, err));
     plans_clear(p);
+    if (p->tiles) {
+        *pictures = tiles_decode(p->tiles, &p->cx, z);
+        return *pictures ? GIMBAL_OK : pass_on(&p->err, err);
+    }
     Tensor *in = tensor_input(&p->cx, F32, 4, (int64_t[]){s.f, s.h, s.w, s.c}, z);
     const Tensor *y = plan_run(&p->cx, p->vae, vae_decode, p->engine->vae, &in);
     if (!y)

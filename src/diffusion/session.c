@@ -111,16 +111,20 @@ int gimbal_context(gimbal_session *s, const char *text, float *context, gimbal_e
     return session_leave(s, plans_text(&s->plans, ids, context, err));
 }
 
-/* The guide's context [batch,77,D]: negative and prompt, or the prompt alone. */
-static int encode_prompts(gimbal_session *s, gimbal_error *err)
+/* The guide's context [batch,77,D], negative and prompt or the prompt alone, and the keys and values made of
+ * it. */
+int session_texts(gimbal_session *s, gimbal_error *err)
 {
+    if (s->encoded)
+        return GIMBAL_OK;
     const int batch = s->run.batch;
     const size_t one = (size_t)TOKENS * (size_t)s->plans.guide.context_width;
     const double since = seconds_now();
-    for (int b = 0; b < batch && !s->encoded; b++) {
+    for (int b = 0; b < batch; b++) {
         TRY(plans_text(&s->plans, s->ids[2 - batch + b], s->plans.guide.context + (size_t)b * one, err));
         TRY(session_report(s, "text", b + 1, batch, since, err));
     }
+    TRY(guide_text(&s->plans.guide, err));
     s->encoded = true;
     return GIMBAL_OK;
 }
@@ -185,7 +189,7 @@ int session_start_run(gimbal_session *s, gimbal_error *err)
 static int sample(gimbal_session *s, float *latents, gimbal_error *err)
 {
     TRY(engine_can_sample(s->engine, err));
-    TRY(encode_prompts(s, err));
+    TRY(session_texts(s, err));
     if (!s->running)
         TRY(session_start_run(s, err));
     plans_clear(&s->plans);

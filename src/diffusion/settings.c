@@ -8,6 +8,7 @@
  *
  * Messages name the option as the command line spells it, the value found and the range expected. */
 #include "diffusion/engine.h"
+#include "tensor/backend.h"
 
 #include <math.h>
 #include <string.h>
@@ -18,7 +19,7 @@ static const char *const rngs[] = {"philox", "torch", NULL};
 static const char *const spacings[] = {"leading", "linspace", "trailing", NULL};
 static const char *const beta_names[] = {"linear", "scaled_linear", NULL};
 static const char *const norms[] = {"clip", "frame", NULL};
-static const char *const dtypes[] = {"f32", "auto", NULL};
+static const char *const dtypes[] = {"f32", "bf16", "auto", NULL};
 
 #define TEXT(field, help, text)                                                                              \
     {                                                                                                        \
@@ -58,7 +59,10 @@ static const gimbal_option table[] = {
            norms),
     TEXT(noise, "prior of the initial noise", "white"),
     TEXT(reinit, "re-initialisation of the noise between passes", "none"),
-    CHOICE("dtype", dtype, "arithmetic: auto is the fastest that keeps quality on this CPU", "auto", dtypes),
+    CHOICE("dtype", dtype,
+           "the U-Net's products: f32, bf16 (of rounded inputs, summed in float32), or auto: bf16 where the "
+           "CPU has it and the network is large",
+           "auto", dtypes),
     INT(threads, "0: all this process may use", 0, 0, MAX_THREADS),
     {.name = NULL},
 };
@@ -186,6 +190,13 @@ static int check_tensors(const gimbal_settings *s, gimbal_shape shape, gimbal_er
 
 /* ---- a run ------------------------------------------------------------------------------- */
 
+/* Small networks are not bound by products: they stay exact. */
+static const char *fastest_type(const gimbal_engine *e)
+{
+    enum { LARGE = 100000000 };
+    return e->unet_size >= LARGE && cpu_has_bf16() ? "bf16" : "f32";
+}
+
 void settings_fill(gimbal_settings *s, const gimbal_engine *e)
 {
     gimbal_settings own;
@@ -195,7 +206,7 @@ void settings_fill(gimbal_settings *s, const gimbal_engine *e)
         FILL(noise), FILL(reinit);
 #undef FILL
     if (!s->dtype || !strcmp(s->dtype, "auto"))
-        s->dtype = "f32";
+        s->dtype = fastest_type(e);
 }
 
 static int count_calls(Run *r, gimbal_error *err)

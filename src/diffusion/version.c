@@ -4,11 +4,14 @@
  * place outside tensor/cpu, io and base that names libraries, because saying what is inside is its purpose.
  */
 #include "io/io.h"
-#include "tensor/cpu/cpu.h"
+#include "tensor/cpu/vec/vec.h"
 
+#include <ctype.h>
 #include <dnnl.h>
 #include <openssl/crypto.h>
 #include <pthread.h>
+#include <stdlib.h>
+#include <string.h>
 #include <utf8proc.h>
 
 #ifndef GIMBAL_COMMIT
@@ -25,7 +28,7 @@
 #define COMPILER "gcc"
 #endif
 
-static char info[192], onednn[48];
+static char info[192], onednn[48], cpu[80];
 
 /* ---- instruction sets -------------------------------------------------------------------- */
 
@@ -65,14 +68,37 @@ static const char *machine_set(void)
 #endif
 }
 
+/* "model name : AMD EPYC" of /proc/cpuinfo, where the kernel knows one. */
+static void find_cpu(void)
+{
+    char *text = NULL;
+    size_t size;
+    snprintf(cpu, sizeof cpu, "unknown");
+    if (read_file(&text, &size, "/proc/cpuinfo", 16u << 20, NULL))
+        return;
+    const char *at = strstr(text, "model name");
+    at = at ? strchr(at, ':') : NULL;
+    if (at) {
+        at += 1 + strspn(at + 1, " \t");
+        int n = (int)MIN(strcspn(at, "\n"), sizeof cpu - 1);
+        while (n > 0 && isspace((unsigned char)at[n - 1]))
+            n--;
+        snprintf(cpu, sizeof cpu, "%.*s", n, at);
+    }
+    free(text); /* read_file's */
+}
+
 /* ---- the list ---------------------------------------------------------------------------- */
+
+#define SET_NAME(name, runs) " " #name
 
 static gimbal_fact facts[] = {
     {"version", GIMBAL_VERSION},
     {"commit", GIMBAL_COMMIT},
     {"compiler", COMPILER " " __VERSION__},
-    {"compiled for", CLONE_SETS},
+    {"compiled for", &(VEC_ISAS(SET_NAME))[1]},
     {"this machine", NULL},
+    {"CPU", cpu},
     {"oneDNN", onednn},
     {"jansson", NULL},
     {"utf8proc", NULL},
@@ -92,6 +118,7 @@ static void set(const char *name, const char *value)
 static void find_out(void)
 {
     const dnnl_version_t *v = dnnl_version();
+    find_cpu();
     snprintf(onednn, sizeof onednn, "%d.%d.%d using %s", v->major, v->minor, v->patch, dnnl_set());
     set("this machine", machine_set());
     set("jansson", jansson_version_str());

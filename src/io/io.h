@@ -45,6 +45,15 @@ bool st_is_single_checkpoint(const SafeTensors *);
 int st_write(const char *path, const gimbal_tensor *items, int count, const char *const *metadata,
              gimbal_error *err);
 
+/* The same into an open file, which is closed in any case, of tensors whose bytes are made as they are
+ * written: `fill` gives bytes [from, from + n) of items[i], in the order of the file, n at most ST_CHUNK and
+ * a multiple of 8 but for a tensor's last ones. items[].data is not looked at. A code other than 0 from it
+ * ends the writing and is returned. `name` is what messages call the file. */
+enum { ST_CHUNK = 1 << 20 };
+typedef int (*StFill)(void *user, int i, size_t from, size_t n, void *out);
+int st_stream(FILE *, const char *name, const gimbal_tensor *items, int count, const char *const *metadata,
+              StFill fill, void *user, gimbal_error *err);
+
 /* ---- JSON: json.c ------------------------------------------------------------------------ */
 
 /* A name from a file, in quotes, safe to print: what is not plain ASCII is escaped, long ones are cut.
@@ -138,6 +147,9 @@ typedef struct Tokenizer Tokenizer;
 int tokenizer_open(Tokenizer **out, const char *dir, gimbal_error *err);
 void tokenizer_close(Tokenizer *);
 int tokenizer_vocab(const Tokenizer *); /* largest id + 1 */
+/* The character that CLIP writes for a byte, and that character's place in CLIP's own vocabulary, 0 to 255.
+ */
+int clip_byte(int byte, char text[3]);
 /* ids[room] = start, tokens, end, padding; *dropped tokens did not fit. EUSAGE: not UTF-8 (offset named). */
 int tokenize(const Tokenizer *, const char *text, int32_t *ids, int room, int *dropped, gimbal_error *err);
 

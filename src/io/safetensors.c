@@ -443,7 +443,7 @@ typedef struct {
     int bits;
 } Item;
 
-static int measure(Item *item, const gimbal_tensor *t, const char *path, gimbal_error *err)
+static int measure(Item *item, const gimbal_tensor *t, bool data, const char *path, gimbal_error *err)
 {
     char q[QUOTED_ROOM];
     const int type = t->type ? type_index(t->type) : -1;
@@ -459,7 +459,7 @@ static int measure(Item *item, const gimbal_tensor *t, const char *path, gimbal_
         if (t->n[i] < 0 || __builtin_mul_overflow(bytes, t->n[i], &bytes))
             return fail(err, GIMBAL_EUSAGE, "%s: tensor %s has an impossible shape", path,
                         quoted(t->name, q));
-    if (bytes && !t->data)
+    if (data && bytes && !t->data)
         return fail(err, GIMBAL_EUSAGE, "%s: tensor %s has no data", path, quoted(t->name, q));
     *item = (Item){.t = t, .bytes = (size_t)bytes, .bits = types[type].bits};
     return GIMBAL_OK;
@@ -521,41 +521,89 @@ static int build_header(json_t *root, const Item *items, int count, const char *
     return GIMBAL_OK;
 }
 
-static int write_bytes(const char *path, const char *target, const char *json, const Item *items, int count,
-                       gimbal_error *err)
+/* Where tensors' bytes come from: `fill`, or their own data. */
+typedef struct {
+    StFill fill;
+    void *user;
+    const gimbal_tensor *first; /* the caller's items[0] */
+} Source;
+
+static bool write_header(FILE *f, const char *json)
 {
-    FILE *f = fopen(path, "wb");
-    if (!f)
-        return fail(err, GIMBAL_EIO, "%s: %s", target, strerror(errno));
     const size_t n = strlen(json), padded = (n + 7) / 8 * 8;
     uint8_t length[8];
     for (int i = 0; i < 8; i++)
         length[i] = (uint8_t)((uint64_t)padded >> (8 * i));
-    bool good = fwrite(length, 1, 8, f) == 8 && fwrite(json, 1, n, f) == n &&
-                fwrite("        ", 1, padded - n, f) == padded - n;
-    for (int i = 0; i < count && good; i++)
-        good = items[i].bytes == 0 || fwrite(items[i].t->data, 1, items[i].bytes, f) == items[i].bytes;
-    const int why = good ? 0 : errno;
-    if (fclose(f) == 0 && good)
-        return GIMBAL_OK;
-    return fail(err, GIMBAL_EIO, "%s: %s", target, strerror(why ? why : errno));
+    return fwrite(length, 1, 8, f) == 8 && fwrite(json, 1, n, f) == n &&
+           fwrite("        ", 1, padded - n, f) == padded - n;
+}
+
+/* The code of `fill`, or EIO without a message: errno says why. */
+static int write_filled(FILE *f, const Item *item, const Source *source, char *chunk)
+{
+    for (size_t at = 0; at < item->bytes; at += ST_CHUNK) {
+        const size_t n = MIN(item->bytes - at, ST_CHUNK);
+        TRY(source->fill(source->user, (int)(item->t - source->first), at, n, chunk));
+        if (fwrite(chunk, 1, n, f) != n)
+            return GIMBAL_EIO;
+    }
+    return GIMBAL_OK;
+}
+
+static int write_data(FILE *f, const Item *items, int count, const Source *source)
+{
+    char *chunk = source->fill ? malloc(ST_CHUNK) : NULL;
+    int code = source->fill && !chunk ? GIMBAL_ENOMEM : GIMBAL_OK;
+    for (int i = 0; i < count && !code; i++)
+        if (source->fill)
+            code = write_filled(f, &items[i], source, chunk);
+        else if (items[i].bytes && fwrite(items[i].t->data, 1, items[i].bytes, f) != items[i].bytes)
+            code = GIMBAL_EIO;
+    free(chunk); /* scratch of this call */
+    return code;
+}
+
+/* Into f, which is closed. */
+static int write_bytes(FILE *f, const char *name, const char *json, const Item *items, int count,
+                       const Source *source, gimbal_error *err)
+{
+    int code = write_header(f, json) ? write_data(f, items, count, source) : GIMBAL_EIO;
+    int why = errno;
+    if (fclose(f) && !code)
+        code = GIMBAL_EIO, why = errno;
+    if (code == GIMBAL_EIO)
+        return fail(err, code, "%s: %s", name, strerror(why));
+    return code ? fail(err, code, "%s: writing it ended early: %s", name, gimbal_code_name(code)) : GIMBAL_OK;
+}
+
+/* The header as text; caller frees. */
+static int header_text(char **json, const Item *items, int count, const char *const *metadata,
+                       const char *path, gimbal_error *err)
+{
+    json_t *root = json_object();
+    int code = root ? build_header(root, items, count, metadata, path, err)
+                    : fail(err, GIMBAL_ENOMEM, "%s: no memory for the header", path);
+    *json = code ? NULL : json_dumps(root, JSON_COMPACT);
+    json_decref(root);
+    if (!code && !*json)
+        code = fail(err, GIMBAL_ENOMEM, "%s: no memory for the header", path);
+    return code;
 }
 
 static int write_items(const char *path, const Item *items, int count, const char *const *metadata,
                        gimbal_error *err)
 {
-    json_t *root = json_object();
-    int code = root ? build_header(root, items, count, metadata, path, err)
-                    : fail(err, GIMBAL_ENOMEM, "%s: no memory for the header", path);
-    char *json = code ? NULL : json_dumps(root, JSON_COMPACT);
-    json_decref(root);
-    if (!code && !json)
-        code = fail(err, GIMBAL_ENOMEM, "%s: no memory for the header", path);
+    const Source own = {0};
+    char *json;
     Stage stage = {0};
+    int code = header_text(&json, items, count, metadata, path, err);
     if (!code)
         code = stage_open(&stage, path, err);
+    FILE *f = code ? NULL : fopen(stage.path, "wb");
+    if (!code && !f)
+        code = fail(err, GIMBAL_EIO, "%s: %s", path, strerror(errno));
     if (!code)
-        code = write_bytes(stage.path, path, json, items, count, err);
+        code = write_bytes(f, path, json, items, count, &own, err);
     if (!code)
         code = stage_commit(&stage, err);
     stage_abort(&stage);
@@ -563,22 +611,47 @@ static int write_items(const char *path, const Item *items, int count, const cha
     return code;
 }
 
+/* Measured, in the file's order and with their places; caller frees. */
+static int lay_out(Item **out, const gimbal_tensor *tensors, int count, bool data, const char *path,
+                   gimbal_error *err)
+{
+    Item *items = *out = alloc_array((size_t)MAX(count, 1), sizeof *items);
+    if (!items)
+        return fail(err, GIMBAL_ENOMEM, "%s: no memory for %d tensors", path, count);
+    for (int i = 0; i < count; i++)
+        TRY(measure(&items[i], &tensors[i], data, path, err));
+    qsort(items, (size_t)count, sizeof *items, by_width);
+    for (int i = 0; i < count; i++)
+        items[i].begin = i ? items[i - 1].begin + items[i - 1].bytes : 0;
+    return GIMBAL_OK;
+}
+
 int st_write(const char *path, const gimbal_tensor *tensors, int count, const char *const *metadata,
              gimbal_error *err)
 {
-    Item *items = alloc_array((size_t)MAX(count, 1), sizeof *items);
-    if (!items)
-        return fail(err, GIMBAL_ENOMEM, "%s: no memory for %d tensors", path, count);
-    int code = GIMBAL_OK;
-    for (int i = 0; i < count && !code; i++)
-        code = measure(&items[i], &tensors[i], path, err);
-    if (!code) {
-        qsort(items, (size_t)count, sizeof *items, by_width);
-        for (int i = 1; i < count; i++)
-            items[i].begin = items[i - 1].begin + items[i - 1].bytes;
+    Item *items;
+    int code = lay_out(&items, tensors, count, true, path, err);
+    if (!code)
         code = write_items(path, items, count, metadata, err);
-    }
-    free(items); /* scratch of this call */
+    free(items); /* lay_out's */
+    return code;
+}
+
+int st_stream(FILE *f, const char *name, const gimbal_tensor *tensors, int count, const char *const *metadata,
+              StFill fill, void *user, gimbal_error *err)
+{
+    const Source source = {fill, user, tensors};
+    Item *items;
+    char *json = NULL;
+    int code = lay_out(&items, tensors, count, false, name, err);
+    if (!code)
+        code = header_text(&json, items, count, metadata, name, err);
+    if (code)
+        fclose(f);
+    else
+        code = write_bytes(f, name, json, items, count, &source, err);
+    free(json);  /* json_dumps hands it over */
+    free(items); /* lay_out's */
     return code;
 }
 

@@ -335,8 +335,8 @@ static int32_t symbol(Loader *l, const char *text)
 }
 
 /* CLIP writes each byte as one printable character: 33..126, 161..172 and 174..255 as themselves, the rest,
- * in order, from 256 on. */
-static void byte_text(int byte, char out[3])
+ * in order, from 256 on; its vocabulary has them in this order. */
+int clip_byte(int byte, char out[3])
 {
     int c = byte;
     if (!((byte >= 33 && byte <= 126) || (byte >= 161 && byte <= 172) || byte >= 174))
@@ -345,6 +345,7 @@ static void byte_text(int byte, char out[3])
         out[0] = (char)c, out[1] = 0;
     else
         out[0] = (char)(0xC0 | c >> 6), out[1] = (char)(0x80 | (c & 0x3F)), out[2] = 0;
+    return c <= 126 ? c - 33 : c <= 172 ? c - 67 : c - 68;
 }
 
 static int make_symbols(Loader *l, gimbal_error *err)
@@ -356,7 +357,7 @@ static int make_symbols(Loader *l, gimbal_error *err)
     for (int byte = 0; byte < 256 && t->symbol_id; byte++)
         for (int last = 0; last < 2; last++) {
             char text[16];
-            byte_text(byte, text);
+            clip_byte(byte, text);
             if (last)
                 strcat(text, "</w>");
             t->byte_symbol[last][byte] = symbol(l, text);

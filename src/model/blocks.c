@@ -119,16 +119,31 @@ static Tensor *project(Cx *cx, const Attention *a, Tensor *x, Weight w[2])
     return op_linear(cx, x, &w[0], (Epi){.bias = a->qkv_bias ? &w[1] : NULL});
 }
 
+/* The frames of one clip, for each of `clips`; those of all of them as they are. */
+static Tensor *for_clips(Cx *cx, Tensor *x, int64_t clips, int frames)
+{
+    return x ? op_repeat(cx, x, MAX(clips * frames / x->n[0], 1)) : NULL;
+}
+
+/* Queries know nothing of the text: they are there before the frames are repeated for it. */
+static Tensor *attend(Cx *cx, Attention *a, Tensor *q, const Kv *kv, Tensor *add, AttnArg arg)
+{
+    arg.heads = a->heads;
+    if (kv->map == KV_CLIP && kv->k) {
+        q = for_clips(cx, q, kv->k->n[0], arg.frames);
+        add = for_clips(cx, add, kv->k->n[0], arg.frames);
+    }
+    Tensor *y = op_attention(cx, q, kv, 1, arg);
+    return op_linear(cx, y, &a->out[0], (Epi){.bias = &a->out[1], .add = add});
+}
+
 Tensor *attention_forward(Cx *cx, Attention *a, Tensor *x, Tensor *context, Tensor *add, AttnArg arg)
 {
-    Tensor *source = context ? context : x;
-    arg.heads = a->heads;
-    Tensor *q = project(cx, a, x, a->q);
+    Tensor *source = context ? context : x, *q = project(cx, a, x, a->q);
     const Kv kv = {.k = project(cx, a, source, a->k),
                    .v = project(cx, a, source, a->v),
                    .map = context ? KV_CLIP : KV_SELF};
-    Tensor *y = op_attention(cx, q, &kv, 1, arg);
-    return op_linear(cx, y, &a->out[0], (Epi){.bias = &a->out[1], .add = add});
+    return attend(cx, a, q, &kv, add, arg);
 }
 
 /* ---- transformer ------------------------------------------------------------------------- */
@@ -221,10 +236,24 @@ static Tensor *layer_norm(Cx *cx, Tensor *h, Weight w[2])
     return op_norm(cx, h, &w[0], &w[1], (NormArg){.groups = 0, .per = 1, .eps = layer_norm_eps});
 }
 
-/* h [B*F,S,inner] -> the same. */
-static Tensor *block_forward(Cx *cx, Transformer *t, TransformerBlock *b, Tensor *h, Tensor *context,
-                             int frames)
+/* Layer i's second attention: over time once more to itself, over space to the text. */
+static Tensor *attend_again(Cx *cx, Transformer *t, int i, Tensor *x, TextInput text, Tensor *add,
+                            AttnArg arg)
 {
+    Attention *a = &t->blocks[i].attn2;
+    if (!text.keyed)
+        return attention_forward(cx, a, x, text.of, add, arg);
+    const int64_t at = t->text_at + 2 * (int64_t)t->inner * i;
+    const Kv kv = {.k = op_channels(cx, text.of, at, t->inner),
+                   .v = op_channels(cx, text.of, at + t->inner, t->inner),
+                   .map = KV_CLIP};
+    return attend(cx, a, project(cx, a, x, a->q), &kv, add, arg);
+}
+
+/* h [B*F,S,inner] -> the same, or of one clip [F,S,inner] -> of all texts. */
+static Tensor *block_forward(Cx *cx, Transformer *t, int i, Tensor *h, TextInput text, int frames)
+{
+    TransformerBlock *b = &t->blocks[i];
     const AttnArg arg = {.frames = frames, .in_time = t->temporal};
     const int64_t positions = h->n[1];
     Tensor *place = NULL;
@@ -240,27 +269,37 @@ static Tensor *block_forward(Cx *cx, Transformer *t, TransformerBlock *b, Tensor
     n = layer_norm(cx, h, b->norm2);
     if (place)
         n = op_rows(cx, n, place, positions);
-    h = attention_forward(cx, &b->attn2, n, context, h, arg);
+    h = attend_again(cx, t, i, n, text, h, arg);
     n = layer_norm(cx, h, b->norm3);
     n = op_linear(cx, n, &b->up[0], (Epi){.bias = &b->up[1], .act = ACT_GEGLU});
     return op_linear(cx, n, &b->down[0], (Epi){.bias = &b->down[1], .add = h});
 }
 
-Tensor *transformer_forward(Cx *cx, Transformer *t, Tensor *x, Tensor *context, int frames, int norm_per)
+Tensor *transformer_keys(Cx *cx, Transformer *t, int i, Tensor *context)
 {
-    if (!x || (!t->temporal && !context))
+    Attention *a = &t->blocks[i].attn2;
+    Tensor *k = project(cx, a, context, a->k);
+    return op_concat(cx, k, project(cx, a, context, a->v));
+}
+
+Tensor *transformer_forward(Cx *cx, Transformer *t, Tensor *x, TextInput text, int frames, int norm_per)
+{
+    if (!x || (!t->temporal && !text.of))
         return NULL;
     if (t->max_frames && frames > t->max_frames)
         return cx_fail(cx, GIMBAL_EMODEL, "%d frames, but the motion modules know %d positions", frames,
                        t->max_frames);
     const int64_t tokens[3] = {x->n[0], x->n[1] * x->n[2], t->inner};
-    const int64_t picture[4] = {x->n[0], x->n[1], x->n[2], t->inner};
     const NormArg norm = {.groups = t->groups, .per = norm_per, .eps = transformer_group_eps};
     Tensor *h = op_norm(cx, x, &t->norm[0], &t->norm[1], norm);
     h = op_linear(cx, h, &t->proj_in[0], (Epi){.bias = &t->proj_in[1]});
     h = op_view(cx, h, 3, tokens);
     for (int i = 0; i < t->layers && h; i++)
-        h = block_forward(cx, t, &t->blocks[i], h, context, frames);
-    h = op_view(cx, h, 4, picture);
+        h = block_forward(cx, t, i, h, text, frames);
+    if (!h)
+        return NULL;
+    if (text.of)
+        x = for_clips(cx, x, text.of->n[0], frames);
+    h = op_view(cx, h, 4, (int64_t[]){h->n[0], x->n[1], x->n[2], t->inner});
     return op_linear(cx, h, &t->proj_out[0], (Epi){.bias = &t->proj_out[1], .add = x});
 }

@@ -41,7 +41,8 @@ typedef struct {
 } Attention;
 void attention_params(Params *, const char *name, Attention *);
 /* x [B*F,S,width]; context [B,L,context], or NULL: self attention; + add (may be NULL) -> [B*F,S,width].
- * The number of heads in `arg` is filled in. */
+ * The number of heads in `arg` is filled in. Where x and add have fewer clips than the context, each text is
+ * read by all of them: [F,S,width] -> [B*F,S,width]. */
 Tensor *attention_forward(Cx *, Attention *, Tensor *x, Tensor *context, Tensor *add, AttnArg arg);
 
 /* Transformer over space (self, then text) or over time (self twice, with or without a position table), in a
@@ -52,14 +53,23 @@ typedef struct {
     int max_frames;             /* length of the position table; 0: none */
     Weight norm[2], proj_in[2], proj_out[2];
     struct TransformerBlock *blocks; /* [layers] */
+    int text_at;   /* over space: its first channel in unet_text's result; 2*inner a layer */
     Weight *table; /* [1,max_frames,inner] computed, for blocks whose position table the file leaves out */
 } Transformer;
 /* `blocks` is allocated from `keep`. */
 int transformer_init(Transformer *, Arena *keep, int channels, int inner, int heads, int context, int groups,
                      int layers, bool temporal, bool linear_proj, int max_frames, gimbal_error *err);
 void transformer_params(Params *, Transformer *);
-/* x [B*F,H,W,C]; context [B,L,D] or NULL (temporal). norm_per: frames per statistic of its GroupNorm. */
-Tensor *transformer_forward(Cx *, Transformer *, Tensor *x, Tensor *context, int frames, int norm_per);
+/* What a transformer over space reads beside the pictures. */
+typedef struct {
+    Tensor *of; /* [B,L,D], or NULL (temporal) */
+    bool keyed; /* no text but unet_text's result: the keys and values of every layer of the network */
+} TextInput;
+/* x [B*F,H,W,C], or [F,H,W,C] for all B texts: the frames are repeated where the first of them is read.
+ * norm_per: frames per statistic of its GroupNorm. */
+Tensor *transformer_forward(Cx *, Transformer *, Tensor *x, TextInput text, int frames, int norm_per);
+/* Layer i's keys, then values, of context [B,L,D] -> [B,L,2*inner]. */
+Tensor *transformer_keys(Cx *, Transformer *, int i, Tensor *context);
 
 /* Shows a module's output to cx->tap under its canonical name; returns it. */
 Tensor *tap(Cx *, Tensor *output, const char *fmt, ...) PRINTF_LIKE(3, 4);
@@ -100,9 +110,15 @@ typedef struct {
     Unet *unet;
     int frames;
     bool norm_clip; /* motion modules' GroupNorm covers all frames of the clip (diffusers), or one frame */
+    bool keyed;     /* in[2] is unet_text's result [B,L,unet_text_width], not the context */
 } UnetCall;
-/* in: x [B*F,h,w,in], t [B,width0] sinusoidal features, context [B,L,D] -> prediction [B*F,h,w,out] */
+/* in: x [B*F,h,w,in], t [B,width0] sinusoidal features, context [B,L,D] -> prediction [B*F,h,w,out].
+ * x and t of one clip serve B contexts (guidance): what no text has reached yet is computed once. */
 Tensor *unet_forward(Cx *, void *unet_call, Tensor **in);
+/* The keys and values of all layers that read the text: they depend on nothing else, so a run needs them
+ * once. in: context [B,L,D] -> [B,L,unet_text_width]. */
+Tensor *unet_text(Cx *, void *unet, Tensor **in);
+int unet_text_width(const Unet *); /* 0: no layer reads the text */
 /* Features of timestep t (may be fractional): cos first, then sin; width even. */
 void timestep_features(double t, int width, float *out);
 
@@ -132,6 +148,33 @@ Tensor *vae_decode(Cx *, void *vae, Tensor **in);
  * network gives it (diffusers clamps it to -30..20); the mean is not yet times the scaling factor. */
 Tensor *vae_encode(Cx *, void *vae, Tensor **in);
 extern const char *const vae_ignore[];
+
+/* The decoder cut at its group norms, for pictures too large to be decoded whole (diffusion/tiles.c): behind
+ * the middle every piece but UP takes what its norm gave, not yet through SiLU, and looks at most one row
+ * away.
+ *   MIDDLE z [N,h,w,C] -> [N,h,w,c], all that sees the whole picture       UP x [N,h,w,c] -> [N,2h,2w,c]
+ *   FIRST norm1(x) -> h     SECOND norm2(h), x -> h's convolution + x, the ResNet's result
+ *   OUT norm_out(x) -> pictures [N,H,W,3]
+ * Levels from low to high resolution; `resnet` of FIRST and SECOND only. UP leads from `level` to the next.
+ */
+typedef enum { VAE_MIDDLE, VAE_UP, VAE_FIRST, VAE_SECOND, VAE_OUT } VaePart;
+typedef struct {
+    Vae *vae;
+    VaePart part;
+    int level, resnet;
+} VaePiece;
+Tensor *vae_piece(Cx *, void *piece, Tensor **in);
+/* The norm in front of FIRST, SECOND and OUT. */
+typedef struct {
+    const Weight *scale, *shift;
+    int channels, groups;
+    float eps;
+} VaeNorm;
+VaeNorm vae_norm(const VaePiece *);
+int vae_levels(const Vae *);
+int vae_resnets(const Vae *);          /* of each of the decoder's levels */
+int vae_width(const Vae *, int level); /* channels of the decoder's level behind its first ResNet */
+int vae_middle_width(const Vae *);
 
 /* ---- the zoo: zoo.c, family_*.c ---------------------------------------------------------- */
 

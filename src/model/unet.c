@@ -9,6 +9,10 @@
  * upsampler goes to the size of the next skip. All widths of the up path follow from playing the stack of
  * skips through.
  *
+ * With guidance one clip is asked about under several texts. Its frames are computed once up to the first
+ * layer that reads the text, inside the first transformer over space, and the text's keys and values once per
+ * run (unet_text): the same sums, made less often.
+ *
  * Knows blocks and the numbers in UnetShape. Refuses to know configs, files, guidance and samplers. */
 #include "model/model.h"
 
@@ -16,8 +20,9 @@
 
 enum {
     MAX_SITES = MAX_LAYERS + 1, /* of one level: the up path has one more than the down path */
-    MAX_SKIPS = 1 + MAX_LEVELS * (MAX_LAYERS + 1), /* conv_in, all sites, all downsamplers */
-    MAX_TABLE = 1 << 22,                           /* values of one position table */
+    MAX_SKIPS = 1 + MAX_LEVELS * (MAX_LAYERS + 1),         /* conv_in, all sites, all downsamplers */
+    MAX_TABLE = 1 << 22,                                   /* values of one position table */
+    MAX_TEXTS = 1 + MAX_LEVELS * (MAX_LAYERS + MAX_SITES), /* transformers that read the text */
 };
 static const int pad1[4] = {1, 1, 1, 1};
 
@@ -40,7 +45,9 @@ struct Unet {
     Weight conv_in[2], time1[2], time2[2], norm_out[2], conv_out[2];
     Transformer *entry; /* over time, behind conv_in; or NULL */
     Level down[MAX_LEVELS], up[MAX_LEVELS];
-    Site mid[2]; /* the second has no transformers */
+    Site mid[2];                  /* the second has no transformers */
+    Transformer *text[MAX_TEXTS]; /* all over space, in the order in which they read the text */
+    int texts, text_width;
 };
 
 const UnetShape *unet_shape(const Unet *u)
@@ -151,6 +158,7 @@ int unet_check(const UnetShape *s, const char *where, const char *motion_where, 
 /* ---- building ---------------------------------------------------------------------------- */
 
 typedef struct {
+    Unet *unet;
     const UnetShape *s;
     Arena *keep;
     gimbal_error *err;
@@ -172,10 +180,15 @@ static void *part_alloc(Builder *b, size_t size)
 static int over_space(Builder *b, Transformer **t, int i)
 {
     const UnetShape *s = b->s;
+    Unet *u = b->unet;
     if (!(*t = part_alloc(b, sizeof **t)))
         return GIMBAL_ENOMEM;
-    return transformer_init(*t, b->keep, s->width[i], inner_at(s, i), heads_at(s, i), s->context, s->groups,
-                            s->depth[i], false, s->linear_proj, 0, b->err);
+    TRY(transformer_init(*t, b->keep, s->width[i], inner_at(s, i), heads_at(s, i), s->context, s->groups,
+                         s->depth[i], false, s->linear_proj, 0, b->err));
+    (*t)->text_at = u->text_width;
+    u->text[u->texts++] = *t;
+    u->text_width += s->depth[i] * 2 * inner_at(s, i);
+    return GIMBAL_OK;
 }
 
 static int over_time(Builder *b, Transformer **t, int channels, int inner, int heads, int depth,
@@ -255,7 +268,7 @@ int unet_build(Unet **out, Arena *keep, const UnetShape *shape, gimbal_error *er
     if (!u)
         return fail(err, GIMBAL_ENOMEM, "no memory for the U-Net's blocks");
     u->shape = *shape;
-    Builder b = {&u->shape, keep, err};
+    Builder b = {u, &u->shape, keep, err};
     TRY(build_levels(&b, u));
     *out = u;
     return GIMBAL_OK;
@@ -365,43 +378,63 @@ void timestep_features(double t, int width, float *out)
 /* What stays the same through one call. */
 typedef struct {
     Cx *cx;
-    Graph motion;           /* with one GroupNorm statistic per clip, or per frame */
-    Tensor *time, *context; /* [B,4*width0] through SiLU, [B,L,D] */
+    Graph motion; /* with one GroupNorm statistic per clip, or per frame */
+    Graph space;  /* on the text, or on keys and values made of it */
+    int frames;
+    Tensor *time, *text; /* [B,4*width0] through SiLU, or of the one clip that all texts share; [B,L,*] */
 } Flow;
 
+/* A tensor with one row for each clip of h: of all texts once h has met the first of them. */
+static Tensor *clips_of(const Flow *f, const Tensor *h)
+{
+    return h->n[0] == f->time->n[0] * f->frames ? f->time : f->text;
+}
+
+static int frames_of(Tensor *const *h_and_clips)
+{
+    return (int)(h_and_clips[0]->n[0] / h_and_clips[1]->n[0]);
+}
+
 /* Graphs of the sites' parts, each recomputed by itself in training. Frames per clip follow from the shapes,
- * so that a graph's `self` is the part and nothing that a call must keep alive. */
+ * h and clips_of(h), so that a graph's `self` is the part and nothing that a call must keep alive. */
 static Tensor *resnet_graph(Cx *cx, void *resnet, Tensor **in)
 {
     return resnet_forward(cx, resnet, in[0], in[1]);
 }
 
-/* in: current, time, skip. The concatenation is inside, so that the tape need not keep it. */
+/* in: current, time, skip. The concatenation is inside, so that the tape need not keep it. A skip from before
+ * the first text serves all of them. */
 static Tensor *joined_resnet_graph(Cx *cx, void *resnet, Tensor **in)
 {
-    return resnet_forward(cx, resnet, op_concat(cx, in[0], in[2]), in[1]);
+    Tensor *skip = op_repeat(cx, in[2], in[0]->n[0] / in[2]->n[0]);
+    return resnet_forward(cx, resnet, op_concat(cx, in[0], skip), in[1]);
 }
 
+/* in: current, clips, text. */
 static Tensor *space_graph(Cx *cx, void *transformer, Tensor **in)
 {
-    return transformer_forward(cx, transformer, in[0], in[1], (int)(in[0]->n[0] / in[1]->n[0]), 1);
+    return transformer_forward(cx, transformer, in[0], (TextInput){in[2], false}, frames_of(in), 1);
+}
+
+static Tensor *space_keyed_graph(Cx *cx, void *transformer, Tensor **in)
+{
+    return transformer_forward(cx, transformer, in[0], (TextInput){in[2], true}, frames_of(in), 1);
 }
 
 static Tensor *conv_graph(Cx *cx, void *conv, Tensor **in)
 {
-    return temporal_conv_forward(cx, conv, in[0], (int)(in[0]->n[0] / in[1]->n[0]));
+    return temporal_conv_forward(cx, conv, in[0], frames_of(in));
 }
 
 /* Over time; one GroupNorm statistic per clip. */
 static Tensor *time_clip_graph(Cx *cx, void *transformer, Tensor **in)
 {
-    const int frames = (int)(in[0]->n[0] / in[1]->n[0]);
-    return transformer_forward(cx, transformer, in[0], NULL, frames, frames);
+    return transformer_forward(cx, transformer, in[0], (TextInput){0}, frames_of(in), frames_of(in));
 }
 
 static Tensor *time_frame_graph(Cx *cx, void *transformer, Tensor **in)
 {
-    return transformer_forward(cx, transformer, in[0], NULL, (int)(in[0]->n[0] / in[1]->n[0]), 1);
+    return transformer_forward(cx, transformer, in[0], (TextInput){0}, frames_of(in), 1);
 }
 
 /* skip may be NULL. `path` names the level: "down_blocks.0". */
@@ -413,16 +446,16 @@ static Tensor *site_forward(const Flow *f, Site *site, Tensor *h, Tensor *skip, 
              : block(f->cx, resnet_graph, &site->resnet, (Tensor *[]){h, f->time}, 2);
     tap(f->cx, h, "%s.resnets.%d", path, j);
     if (site->conv && h)
-        h = tap(f->cx, block(f->cx, conv_graph, site->conv, (Tensor *[]){h, f->time}, 2), "%s.temp_convs.%d",
-                path, j);
+        h = tap(f->cx, block(f->cx, conv_graph, site->conv, (Tensor *[]){h, clips_of(f, h)}, 2),
+                "%s.temp_convs.%d", path, j);
     if (site->attn && h)
-        h = tap(f->cx, block(f->cx, space_graph, site->attn, (Tensor *[]){h, f->context}, 2),
+        h = tap(f->cx, block(f->cx, f->space, site->attn, (Tensor *[]){h, clips_of(f, h), f->text}, 3),
                 "%s.attentions.%d", path, j);
     if (site->time && h)
-        h = tap(f->cx, block(f->cx, time_clip_graph, site->time, (Tensor *[]){h, f->time}, 2),
+        h = tap(f->cx, block(f->cx, time_clip_graph, site->time, (Tensor *[]){h, clips_of(f, h)}, 2),
                 "%s.temp_attentions.%d", path, j);
     if (site->motion && h)
-        h = tap(f->cx, block(f->cx, f->motion, site->motion, (Tensor *[]){h, f->time}, 2),
+        h = tap(f->cx, block(f->cx, f->motion, site->motion, (Tensor *[]){h, clips_of(f, h)}, 2),
                 "%s.motion_modules.%d", path, j);
     return h;
 }
@@ -463,6 +496,18 @@ static Tensor *up_forward(const Flow *f, Level *level, Tensor *h, Tensor **skip,
     return tap(f->cx, h, "%s", path);
 }
 
+/* The text: of as many clips as x, or of several that share x's one. */
+static bool text_fits(Cx *cx, const UnetCall *call, const Tensor *text, int64_t clips)
+{
+    const int width = call->keyed ? call->unet->text_width : call->unet->shape.context;
+    if (text->nd == 3 && text->n[2] == width && (text->n[0] == clips || clips == 1))
+        return true;
+    cx_fail(cx, GIMBAL_EMODEL, "U-Net: %s of %lld clips, width %lld, expected %lld clips%s, width %d",
+            call->keyed ? "keys and values" : "text", (long long)text->n[0], (long long)tensor_channels(text),
+            (long long)clips, clips == 1 ? " or more" : "", width);
+    return false;
+}
+
 static bool inputs_fit(Cx *cx, const UnetCall *call, Tensor **in)
 {
     const UnetShape *s = &call->unet->shape;
@@ -479,11 +524,39 @@ static bool inputs_fit(Cx *cx, const UnetCall *call, Tensor **in)
         cx_fail(cx, GIMBAL_EMODEL, "U-Net: timestep features [%lld,%lld], expected [%lld,%d]",
                 (long long)in[1]->n[0], (long long)in[1]->n[1], (long long)in[0]->n[0] / call->frames,
                 s->width[0]);
-    else if (in[2]->nd != 3 || in[2]->n[0] != in[1]->n[0] || in[2]->n[2] != s->context)
-        cx_fail(cx, GIMBAL_EMODEL, "U-Net: text of %lld clips, width %lld, expected %lld clips, width %d",
-                (long long)in[2]->n[0], (long long)tensor_channels(in[2]), (long long)in[1]->n[0],
-                s->context);
+    else
+        text_fits(cx, call, in[2], in[1]->n[0]);
     return !cx_failed(cx);
+}
+
+/* Of layers [from, from + n), counted through all transformers: halves are joined, so that every value moves
+ * log2(n) times. */
+static Tensor *keys_of(Cx *cx, Unet *u, Tensor *context, int from, int n)
+{
+    if (n > 1) {
+        Tensor *first = keys_of(cx, u, context, from, n / 2);
+        return op_concat(cx, first, keys_of(cx, u, context, from + n / 2, n - n / 2));
+    }
+    int i = 0;
+    for (; from >= u->text[i]->layers; i++)
+        from -= u->text[i]->layers;
+    return transformer_keys(cx, u->text[i], from, context);
+}
+
+Tensor *unet_text(Cx *cx, void *unet, Tensor **in)
+{
+    Unet *u = unet;
+    int layers = 0;
+    for (int i = 0; i < u->texts; i++)
+        layers += u->text[i]->layers;
+    if (!layers)
+        return cx_fail(cx, GIMBAL_EMODEL, "U-Net: none of its layers reads a text");
+    return keys_of(cx, u, in[0], 0, layers);
+}
+
+int unet_text_width(const Unet *u)
+{
+    return u->text_width;
 }
 
 Tensor *unet_forward(Cx *cx, void *unet_call, Tensor **in)
@@ -497,7 +570,12 @@ Tensor *unet_forward(Cx *cx, void *unet_call, Tensor **in)
     time = op_linear(cx, time, &u->time2[0], (Epi){.bias = &u->time2[1], .act = ACT_SILU});
     if (!tap(cx, time, "time_embedding.silu"))
         return NULL;
-    const Flow f = {cx, call->norm_clip ? time_clip_graph : time_frame_graph, time, in[2]};
+    const Flow f = {.cx = cx,
+                    .motion = call->norm_clip ? time_clip_graph : time_frame_graph,
+                    .space = call->keyed ? space_keyed_graph : space_graph,
+                    .frames = call->frames,
+                    .time = time,
+                    .text = in[2]};
 
     Tensor *skip[MAX_SKIPS],
         *h = op_conv2d(cx, in[0], &u->conv_in[0], 1, pad1, (Epi){.bias = &u->conv_in[1]});
@@ -513,5 +591,8 @@ Tensor *unet_forward(Cx *cx, void *unet_call, Tensor **in)
         h = up_forward(&f, &u->up[i], h, skip, &n, i);
     h = op_norm(cx, h, &u->norm_out[0], &u->norm_out[1],
                 (NormArg){.groups = u->shape.groups, .per = 1, .eps = u->shape.eps, .act = ACT_SILU});
-    return tap(cx, op_conv2d(cx, h, &u->conv_out[0], 1, pad1, (Epi){.bias = &u->conv_out[1]}), "unet");
+    h = op_conv2d(cx, h, &u->conv_out[0], 1, pad1, (Epi){.bias = &u->conv_out[1]});
+    if (!h) /* below: a network that reads no text gives all of them the same */
+        return NULL;
+    return tap(cx, op_repeat(cx, h, in[2]->n[0] * call->frames / h->n[0]), "unet");
 }

@@ -12,6 +12,8 @@
  * All norms have eps 1e-6. A convolution of stride 2 sees one row below and one column to the right of the
  * picture and none above or to the left: a side of n becomes floor(n / 2).
  *
+ * vae_piece: the same decoder cut at its norms, so that a picture of any size can go through it band by band.
+ *
  * Knows diffusers' AutoencoderKL config. Refuses to know files, clips and how latents were made. */
 #include "model/model.h"
 
@@ -347,4 +349,79 @@ Tensor *vae_decode(Cx *cx, void *vae, Tensor **in)
     for (int k = 0; k < v->levels; k++)
         h = up_forward(cx, &c->level[k], h, k);
     return tap(cx, out_forward(cx, v, c, h), "decoder");
+}
+
+/* ---- the decoder in pieces --------------------------------------------------------------- */
+
+int vae_levels(const Vae *v)
+{
+    return v->levels;
+}
+
+int vae_resnets(const Vae *v)
+{
+    return v->decoder.level[0].resnets;
+}
+
+int vae_width(const Vae *v, int level)
+{
+    return v->decoder.level[level].width;
+}
+
+int vae_middle_width(const Vae *v)
+{
+    return v->decoder.first;
+}
+
+VaeNorm vae_norm(const VaePiece *p)
+{
+    const Coder *c = &p->vae->decoder;
+    const Resnet *r = &c->level[p->level].resnet[p->resnet];
+    const Weight *norm = p->part == VAE_OUT ? c->norm_out : p->part == VAE_FIRST ? r->norm1 : r->norm2;
+    const int channels = p->part == VAE_OUT ? c->last : p->part == VAE_FIRST ? r->in : r->out;
+    return (VaeNorm){&norm[0], &norm[1], channels, p->vae->groups, vae_eps};
+}
+
+static Tensor *middle_piece(Cx *cx, Vae *v, Tensor *z)
+{
+    Coder *c = &v->decoder;
+    if (v->post_quant)
+        z = op_linear(cx, z, &v->post_quant_conv[0], (Epi){.bias = &v->post_quant_conv[1]});
+    z = op_conv2d(cx, z, &c->conv_in[0], 1, pad1, (Epi){.bias = &c->conv_in[1]});
+    return mid_forward(cx, v, &c->mid, z, "decoder");
+}
+
+static Tensor *up_piece(Cx *cx, VaeLevel *level, Tensor *x)
+{
+    x = x ? op_resize(cx, x, 2 * x->n[1], 2 * x->n[2]) : NULL;
+    return op_conv2d(cx, x, &level->conv[0], 1, pad1, (Epi){.bias = &level->conv[1]});
+}
+
+static Tensor *second_piece(Cx *cx, Resnet *r, Tensor *h, Tensor *x)
+{
+    if (r->in != r->out)
+        x = op_linear(cx, x, &r->shortcut[0], (Epi){.bias = &r->shortcut[1]});
+    h = op_act(cx, h, ACT_SILU);
+    return x ? op_conv2d(cx, h, &r->conv2[0], 1, pad1, (Epi){.bias = &r->conv2[1], .add = x}) : NULL;
+}
+
+Tensor *vae_piece(Cx *cx, void *piece, Tensor **in)
+{
+    const VaePiece *p = piece;
+    Coder *c = &p->vae->decoder;
+    VaeLevel *level = &c->level[p->level];
+    Resnet *r = &level->resnet[p->resnet];
+    switch (p->part) {
+    case VAE_MIDDLE:
+        return middle_piece(cx, p->vae, in[0]);
+    case VAE_UP:
+        return up_piece(cx, level, in[0]);
+    case VAE_FIRST:
+        return op_conv2d(cx, op_act(cx, in[0], ACT_SILU), &r->conv1[0], 1, pad1, (Epi){.bias = &r->conv1[1]});
+    case VAE_SECOND:
+        return second_piece(cx, r, in[0], in[1]);
+    default:
+        return op_conv2d(cx, op_act(cx, in[0], ACT_SILU), &c->conv_out[0], 1, pad1,
+                         (Epi){.bias = &c->conv_out[1]});
+    }
 }

@@ -9,8 +9,8 @@
  * OpenMP `parallel for num_threads(cx->threads)` of their own; none may be nested.
  *
  * Backward may read out's gradient, weights, and the data of inputs (not of epi.add, and nothing for add,
- * rows, concat and resize), for attention also of out. Plans count on it (backward_reads): the rest may be
- * dead. */
+ * rows, concat, resize and repeat), for attention also of out. Plans count on it (backward_reads): the rest
+ * may be dead. */
 #ifndef BACKEND_H
 #define BACKEND_H
 
@@ -27,6 +27,7 @@
     X(ROWS, "rows")                                                                                          \
     X(CONCAT, "concat")                                                                                      \
     X(RESIZE, "resize")                                                                                      \
+    X(REPEAT, "repeat")                                                                                      \
     X(EMBED, "embed")                                                                                        \
     X(MSE, "mse")
 #define OP_ENUM(op, name) OP_##op,
@@ -63,21 +64,36 @@ typedef struct Call {
 typedef int (*Kernel)(Cx *, const Call *);
 
 struct Backend {
-    const char *name; /* "ref", "loop", "dnn" */
+    const char *name; /* "ref", "dnn", "vec" */
+    const char *isa;  /* of vec: the instruction set it was compiled for, "avx2"; else NULL */
     int slot;         /* of Weight.pack, or -1 */
     /* 1: will do this call (backward: its gradients); may set call->scratch. Must not touch data: dry runs
      * ask. */
     int (*supports)(const Cx *, Call *, bool backward);
     Kernel forward[OP_COUNT], backward[OP_COUNT];
+    /* How this forward call is done, for people ("winograd 4x4"), and in *flops what is really multiplied and
+     * added, which Winograd makes less than call->flops. NULL: by the op's definition. */
+    const char *(*method)(const Cx *, const Call *, double *flops);
     /* Bytes that running this call will keep packed for weight w (0, or if already packed its size). NULL:
      * never. */
     size_t (*pack_bytes)(const Call *, const Weight *w);
     void (*drop)(void *pack); /* frees a pack */
 };
 
-/* The CPU chain, best first: dnn, loop, ref. Constant. GIMBAL_BACKEND=ref|loop limits it, for tests. */
+/* The CPU chain, best first: vec, dnn, ref. Constant. For tests GIMBAL_BACKEND=dnn|ref drops the better ones,
+ * GIMBAL_ISA=sse2|avx2|wide|avx512|avx512bf16 limits vec's instruction set. */
 const Backend *const *cpu_chain(void);
-extern const Backend backend_ref, backend_loop, backend_dnn;
+extern const Backend backend_ref, backend_dnn;
+/* vec for the i-th instruction set that this CPU can run, from the plainest; NULL past the last. */
+const Backend *vec_backend(int i);
+/* FLOP/s that cx->threads threads reach in a loop of nothing but multiply-adds on registers, of float32 or of
+ * bf16 pairs, with the chain's best instruction set; measured for about 0.1 s. */
+double cpu_peak(const Cx *, bool bf16);
+/* Bytes/s, read and written together, of cx->threads threads in arrays that no cache holds; for about 0.3 s,
+ * on 192 MiB. 0: no memory. */
+double cpu_bandwidth(const Cx *);
+/* Whether the CPU multiplies bf16 pairs natively (and GIMBAL_ISA allows it). */
+bool cpu_has_bf16(void);
 
 /* Runs a prepared call eagerly through one backend (opcheck, timing): checks nothing. */
 int call_run(Cx *, const Backend *, Call *, bool backward);
@@ -95,10 +111,5 @@ static inline float *row_at(const Tensor *t, int64_t r)
 /* The whole weight as float32, widened once and kept in pack slot 0 (owned by ref), or `own` itself.
  * Thread-safe. NULL: no memory (cx->err set). */
 const float *weight_floats(Cx *, Weight *);
-
-/* The tail of conv2d, convt and linear on rows [r0, r0+n) of z [.., wide], which hold x*w without bias:
- * writes the call's out rows. z may be out's own memory (no GEGLU then). Plain loops the compiler vectorises;
- * shared by backends. */
-void epilogue_rows(Cx *, const Call *, const float *z, int64_t ldz, int64_t r0, int64_t n, const float *bias);
 
 #endif

@@ -53,6 +53,7 @@ int backward_reads(OpCode op)
     case OP_ROWS:
     case OP_CONCAT:
     case OP_RESIZE:
+    case OP_REPEAT:
         return 0;
     case OP_ATTN:
         return READS_IN | READS_OUT;
@@ -172,6 +173,10 @@ int call_execute(Cx *cx, const Backend *backend, Call *c, bool backward)
         cx_fail(cx, GIMBAL_ENOMEM, "%s: no memory for %zu bytes of scratch", op_name(c->op), c->scratch);
         return cx->err->code;
     }
+#ifdef GIMBAL_POISON
+    if (c->tmp)
+        memset(c->tmp, 0xff, c->scratch); /* NaN: whoever reads what it did not write shows */
+#endif
     const int code = (backward ? backend->backward : backend->forward)[c->op](cx, c);
     free(c->tmp); /* scratch lives during one call */
     c->tmp = NULL;

@@ -83,8 +83,11 @@ typedef struct {
     Way way;
     const Backend *backend; /* NULL: GRADIENT */
     int out, scratch;       /* slots, or -1 */
+    double seconds;         /* that its runs took, all together */
+    int runs;
 } Step;
 int plan_steps(const Plan *, const Step **);
+bool plan_bf16(const Plan *); /* its kernels were chosen for, and run with, cx->bf16 */
 
 /* ---- pack.c ------------------------------------------------------------------------------ */
 

@@ -331,6 +331,18 @@ Tensor *op_resize(Cx *cx, Tensor *x, int64_t H, int64_t W)
     return finish(cx, &c, 4, (int64_t[]){x->n[0], H, W, x->n[3]});
 }
 
+Tensor *op_repeat(Cx *cx, Tensor *x, int64_t times)
+{
+    Call c = {.op = OP_REPEAT, .in = {x}, .n_in = 1};
+    if (!ready(cx, &c, 0))
+        return NULL;
+    int64_t n[MAX_DIMS];
+    memcpy(n, x->n, sizeof n);
+    if (x->nd < 2 || times < 1 || __builtin_mul_overflow(n[0], times, &n[0]))
+        return wrong(cx, &c, "x %s cannot be repeated %" PRId64 " times", shape_of(x).s, times);
+    return times == 1 ? x : finish(cx, &c, x->nd, n);
+}
+
 Tensor *op_embed(Cx *cx, Weight *table, Tensor *ids, int64_t count)
 {
     Call c = {.op = OP_EMBED, .w = {table}};

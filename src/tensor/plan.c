@@ -29,6 +29,7 @@ struct Plan {
     Slot *slot;
     int n_steps, room_steps, n_slots, room_slots;
     size_t bytes, bound;
+    bool bf16; /* the context's when it was planned: kernels were chosen for it */
     Fed *fed;
     int at;               /* the run's next step */
     const Weight *weight; /* last one met in the run */
@@ -180,6 +181,7 @@ Plan *plan_make(Cx *cx, Graph graph, void *self, Tensor **in)
     Plan *p = calloc(1, sizeof *p);
     if (!p)
         return cx_fail(cx, GIMBAL_ENOMEM, "no memory for a plan");
+    p->bf16 = cx->bf16;
     if (cx->tape)
         tape_clear(cx->tape);
     cx->plan = p, cx->mode = DRY;
@@ -257,6 +259,17 @@ double plan_flops(const Plan *p)
     return sum;
 }
 
+bool plan_bf16(const Plan *p)
+{
+    return p->bf16;
+}
+
+void plan_forget_times(Plan *p)
+{
+    for (int i = 0; i < p->n_steps; i++)
+        p->step[i].seconds = 0, p->step[i].runs = 0;
+}
+
 int plan_steps(const Plan *p, const Step **steps)
 {
     *steps = p->step;
@@ -325,10 +338,13 @@ static int replay(Cx *cx, Call *c, Way way)
     c->tmp = s->scratch >= 0 ? cx->work + p->slot[s->scratch].offset : NULL;
     if (c->w[0])
         p->weight = c->w[0];
+    const double start = seconds_now();
     if (way == GRADIENT)
         memset(c->out->d, 0, tensor_bytes(c->out));
     else
         TRY((way == BACKWARD ? s->backend->backward : s->backend->forward)[c->op](cx, c));
+    p->step[p->at].seconds += seconds_now() - start;
+    p->step[p->at].runs++;
     if (way == FORWARD)
         TRY(call_watch(cx, c, p->at, p->weight));
     poison_dead(cx, p->at);
@@ -394,11 +410,12 @@ static Tensor *run_once(Cx *cx, Plan *p, Graph graph, void *self, Tensor **in)
     if (cx->tape)
         tape_clear(cx->tape);
     poison_bytes(cx->work, p->bytes);
-    cx->plan = p, cx->mode = RUN;
+    const bool bf16 = cx->bf16;
+    cx->plan = p, cx->mode = RUN, cx->bf16 = p->bf16;
     Tensor *result = graph(cx, self, in);
     if (!cx_failed(cx) && p->at < p->n_steps)
         differs(cx, "number of calls", &p->step[p->at], NULL, FORWARD);
-    cx->plan = NULL, cx->mode = EAGER;
+    cx->plan = NULL, cx->mode = EAGER, cx->bf16 = bf16;
     if (!cx_failed(cx) && !result)
         cx_fail(cx, GIMBAL_EMODEL, "the graph gave no result");
     return cx_failed(cx) ? NULL : result;

@@ -7,6 +7,9 @@
  *
  *     guess = FLOPs / rate + bytes / bandwidth,      seconds = guess * (measured / guess, of the same op)
  *
+ * For benchmarks each distinct call is also handed out whole, with how it is done and what it took: in the
+ * plan's own runs, or run alone.
+ *
  * Knows steps and kernels. Refuses to touch a plan's memory, a tensor's data and a weight's gradient. */
 #include "tensor/core.h"
 
@@ -15,13 +18,21 @@
 
 typedef struct {
     const Step *step;
-    int count;
+    int count, runs;              /* runs: of all its steps, */
+    double ran;                   /* and the seconds that they took */
     double flops, guess, seconds; /* of one call; seconds < 0: not measured */
 } Group;
 
+/* Of its gradient. */
 static int64_t weight_bytes(const Weight *w)
 {
     return weight_count(w) * (int64_t)sizeof(float);
+}
+
+/* As a kernel reads it. */
+static double stored_bytes(const Weight *w)
+{
+    return (double)weight_count(w) * (double)(w->own ? sizeof(float) : dtype_size(w->type));
 }
 
 /* Bytes that a step reads and writes, at least. */
@@ -31,9 +42,9 @@ static double step_bytes(const Step *s)
     Weight *w[CALL_WEIGHTS];
     double sum = (double)tensor_bytes(s->call.out);
     for (int i = call_tensors(&s->call, in) - 1; i >= 0; i--)
-        sum += (double)tensor_bytes(in[i]);
+        sum += (double)(tensor_count(in[i]) * (int64_t)dtype_size(in[i]->type));
     for (int i = call_weights(&s->call, w) - 1; i >= 0; i--)
-        sum += s->call.op == OP_EMBED ? 0 : (double)weight_bytes(w[i]);
+        sum += s->call.op == OP_EMBED ? 0 : stored_bytes(w[i]);
     return s->way == BACKWARD ? 2 * sum : sum;
 }
 
@@ -60,8 +71,13 @@ static int groups_of(const Plan *p, int threads, Group **out)
         while (k < n && !same_group(g[k].step, &step[i]))
             k++;
         if (k == n)
-            g[n++] = (Group){&step[i], 0, step[i].call.flops, guess_seconds(&step[i], threads), -1};
+            g[n++] = (Group){.step = &step[i],
+                             .flops = step[i].call.flops,
+                             .guess = guess_seconds(&step[i], threads),
+                             .seconds = -1};
         g[k].count++;
+        g[k].runs += step[i].runs;
+        g[k].ran += step[i].seconds;
     }
     return g ? n : -1;
 }
@@ -189,9 +205,10 @@ static int64_t cut_call(Call *c, int64_t units)
         units = cut_clips(c, units);
     else {
         const int64_t n = c->op == OP_NORM && c->a.norm.groups ? units * c->a.norm.per : units;
+        const int64_t times = c->out->n[0] / c->in[0]->n[0]; /* of a repetition */
         c->in[0]->n[0] = n;
         if (c->op != OP_MSE)
-            c->out->n[0] = n;
+            c->out->n[0] = c->op == OP_REPEAT ? n * times : n;
         if (c->op == OP_ADD || c->op == OP_CONCAT || c->op == OP_MSE)
             c->in[1]->n[0] = n;
         if (c->epi.add)
@@ -371,6 +388,7 @@ double plan_seconds(Cx *cx, Plan *p, double budget)
     qsort(g, (size_t)n, sizeof *g, by_cost);
     Cx own; /* errors of a trial are no errors of the run */
     cx_init(&own, cx->chain, cx->threads, NULL);
+    own.bf16 = plan_bf16(p);
     time_groups(&own, cx->cancel, g, n, budget);
     cx_free(&own);
 
@@ -417,4 +435,145 @@ int plan_print(const Plan *p, char *out, size_t room)
     }
     free(g); /* of this function alone */
     return n < 0 ? GIMBAL_ENOMEM : (int)at;
+}
+
+/* ---- every distinct call, for benchmarks ------------------------------------------------- */
+
+const char *call_class_name(CallClass kind)
+{
+#define CLASS_NAME(name, text) [CLASS_##name] = text,
+    static const char *const names[CLASS_COUNT] = {CALL_CLASSES(CLASS_NAME)};
+    return names[kind];
+}
+
+/* A 3x3 convolution of stride 1, which Winograd's transforms serve. */
+static bool is_conv3(const Call *c)
+{
+    return c->op == OP_CONV2D && c->a.conv.stride == 1 && c->w[0]->n[2] == 3 && c->w[0]->n[3] == 3;
+}
+
+static CallClass class_of(const Call *c)
+{
+    switch (c->op) {
+    case OP_CONV2D:
+        return is_conv3(c) ? CLASS_CONV3 : CLASS_CONV;
+    case OP_CONVT:
+        return CLASS_CONV;
+    case OP_LINEAR:
+        return CLASS_LINEAR;
+    case OP_ATTN:
+        return c->a.attn.arg.in_time ? CLASS_TIME : CLASS_ATTENTION;
+    case OP_NORM:
+        return CLASS_NORM;
+    default:
+        return CLASS_REST;
+    }
+}
+
+/* Products of F(4x4,3x3): 36 for each tile of 4x4 results and pair of channels. Tiles at the edge are whole
+ * ones, so a picture of a pixel or two is cheaper done directly. */
+static double fewest_flops(const Call *c)
+{
+    if (!is_conv3(c))
+        return c->flops;
+    const int64_t *n = c->out->n, tiles = n[0] * ((n[1] + 3) / 4) * ((n[2] + 3) / 4);
+    const Weight *w = c->w[0];
+    return MIN(c->flops, 2.0 * 36.0 * (double)tiles * (double)(w->n[0] * w->n[1]));
+}
+
+/* Operators that no net of ours can afford to leave to the reference loops. */
+static bool wants_fast(OpCode op)
+{
+    return op == OP_CONV2D || op == OP_CONVT || op == OP_LINEAR || op == OP_ATTN || op == OP_NORM ||
+           op == OP_ACT || op == OP_ADD;
+}
+
+static PlanCall call_report(const Cx *cx, const Group *g)
+{
+    const Call *c = &g->step->call;
+    const Backend *b = g->step->backend;
+    PlanCall p = {.kind = b ? class_of(c) : CLASS_REST,
+                  .backend = b ? b->name : "-",
+                  .isa = b ? b->isa : NULL,
+                  .slow = b && wants_fast(c->op) && !strcmp(b->name, "ref"),
+                  .bf16 = cx->bf16 && (c->op == OP_LINEAR || c->op == OP_ATTN),
+                  .count = g->count,
+                  .runs = g->runs,
+                  .flops = c->flops,
+                  .made = c->flops,
+                  .need = b ? fewest_flops(c) : 0,
+                  .bytes = step_bytes(g->step),
+                  .seconds = g->seconds};
+    if (b && b->method && g->step->way == FORWARD)
+        p.method = b->method(cx, c, &p.made);
+    call_text(c, g->step->way, p.text, sizeof p.text);
+    return p;
+}
+
+/* The whole call alone: the least of a few runs, for at most `budget` seconds once it has run twice. */
+static double trial_of(Cx *cx, const Group *g, double budget)
+{
+    int64_t units = call_units(&g->step->call);
+    double least = -1, sum = 0;
+    Sample s;
+    if (sample_make(&s, g->step, &units) && !call_run(cx, g->step->backend, &s.call, false))
+        for (int i = 0; i == 0 || (i < 50 && sum + least < budget); i++) {
+            const double start = seconds_now();
+            if (call_run(cx, g->step->backend, &s.call, false))
+                break;
+            const double took = seconds_now() - start;
+            least = least < 0 ? took : MIN(least, took);
+            sum += took;
+        }
+    sample_free(&s);
+    return least;
+}
+
+/* budget < 0: seconds of the plan's own runs. */
+static int visit_groups(Cx *cx, Group *g, int n, double budget, PlanVisit visit, void *user)
+{
+    double all = 0;
+    int code = GIMBAL_OK;
+    for (int i = 0; i < n; i++)
+        all += g[i].guess;
+    for (int i = 0; i < n && !code; i++) {
+        if (budget < 0)
+            g[i].seconds = g[i].runs ? g[i].ran / g[i].runs : -1;
+        else if (cx->cancel && atomic_load(cx->cancel))
+            return GIMBAL_ECANCEL;
+        else if (g[i].step->way == FORWARD)
+            g[i].seconds = trial_of(cx, &g[i], budget * g[i].guess / all);
+        const PlanCall report = call_report(cx, &g[i]);
+        code = visit(user, &report);
+    }
+    return code;
+}
+
+static int visit_plan(Cx *cx, const Plan *p, double budget, PlanVisit visit, void *user)
+{
+    Group *g;
+    const int n = groups_of(p, cx->threads, &g);
+    int code = n < 0 ? GIMBAL_ENOMEM : GIMBAL_OK;
+    if (n > 0)
+        qsort(g, (size_t)n, sizeof *g, by_cost);
+    Cx own; /* errors of a trial are no errors of the run */
+    cx_init(&own, cx->chain, cx->threads, NULL);
+    own.bf16 = plan_bf16(p), own.cancel = cx->cancel;
+    if (!code)
+        code = visit_groups(&own, g, n, budget, visit, user);
+    cx_free(&own);
+    free(g); /* of this function alone */
+    if (code)
+        cx_fail(cx, code, "the plan's calls could not be listed: %s", gimbal_code_name(code));
+    return code;
+}
+
+int plan_times(Cx *cx, const Plan *p, PlanVisit visit, void *user)
+{
+    return visit_plan(cx, p, -1, visit, user);
+}
+
+int plan_trials(Cx *cx, const Plan *p, double budget, PlanVisit visit, void *user)
+{
+    return visit_plan(cx, p, MAX(budget, 0), visit, user);
 }

@@ -90,6 +90,7 @@ typedef struct Cx {
     gimbal_error *err;
     const atomic_int *cancel; /* may be NULL; nonzero: the next op fails with ECANCEL */
     int threads;
+    bool bf16;      /* linears and attention round their inputs to bf16, sums are float32; kept by plans */
     bool recompute; /* block() keeps only a block's inputs on the tape and runs it again in backward */
     Tape *tape;     /* NULL: inference */
     char *work;     /* memory for plan_run, 64-byte aligned, at least plan_bytes(plan) */
@@ -139,6 +140,42 @@ double plan_seconds(Cx *, Plan *, double budget);
 /* "conv2d [32,16,16,32]x[64,32,3,3] dnn 12x 3.4 ms"-like lines, one per distinct call, for bench and
  * --dry-run. */
 int plan_print(const Plan *, char *out, size_t room);
+
+/* What operators are sorted into when their times are summed up. CONV3: stride 1. */
+#define CALL_CLASSES(X)                                                                                      \
+    X(CONV3, "conv 3x3")                                                                                     \
+    X(LINEAR, "linear")                                                                                      \
+    X(CONV, "other conv")                                                                                    \
+    X(ATTENTION, "attention")                                                                                \
+    X(TIME, "temporal attention")                                                                            \
+    X(NORM, "norm")                                                                                          \
+    X(REST, "rest")
+#define CALL_CLASS_ENUM(name, text) CLASS_##name,
+typedef enum { CALL_CLASSES(CALL_CLASS_ENUM) CLASS_COUNT } CallClass;
+const char *call_class_name(CallClass);
+
+/* One distinct call of a plan, and how it is done. Numbers are of one call of `count`. */
+typedef struct {
+    char text[256]; /* "conv2d [32,16,16,32]x[64,32,3,3] conv_in.weight": with the first weight of its kind */
+    CallClass kind;
+    const char *backend, *isa, *method; /* isa and method may be NULL */
+    bool slow;                          /* of an operator that has fast kernels, but ref does it */
+    bool bf16;                          /* may multiply bf16 */
+    int count, runs;                    /* runs: by plan_run, of all of them together */
+    double flops;                       /* by definition */
+    double made;                        /* really multiplied and added by this kernel */
+    double need;    /* the fewest that are known: Winograd F(4x4,3x3)'s products, else flops */
+    double bytes;   /* inputs, weights as they are stored, result: each once */
+    double seconds; /* < 0: could not be measured */
+} PlanCall;
+typedef int (*PlanVisit)(void *user, const PlanCall *); /* nonzero stops and is returned */
+/* Every distinct call, dearest first, with the mean time of its runs by plan_run since plan_make or
+ * plan_forget_times; < 0: not run. */
+int plan_times(Cx *, const Plan *, PlanVisit, void *user);
+void plan_forget_times(Plan *);
+/* The same, each call run whole and alone on memory of its own, once to warm up and then at least once, more
+ * often while its share of `budget` seconds lasts; the least time counts. The real weights are used. */
+int plan_trials(Cx *, const Plan *, double budget, PlanVisit, void *user);
 
 /* ---- tensors ----------------------------------------------------------------------------- */
 
@@ -207,6 +244,8 @@ Tensor *op_rows(Cx *, Tensor *x, Tensor *rows, int64_t per); /* y[r] = x[r] + ro
 Tensor *op_concat(Cx *, Tensor *a, Tensor *b);               /* channels: [a, b] */
 /* Nearest neighbour to H x W: source index floor(i * in / out). x [N,h,w,C]. */
 Tensor *op_resize(Cx *, Tensor *x, int64_t H, int64_t W);
+/* The whole tensor, `times` times one after the other: x [N,...] -> [times*N,...]; once is x itself. */
+Tensor *op_repeat(Cx *, Tensor *x, int64_t times);
 /* Rows of a table [n,C]: ids I32 [N] or NULL for 0..count-1. Ids outside the table are an EMODEL error. ->
  * [count,C] */
 Tensor *op_embed(Cx *, Weight *table, Tensor *ids, int64_t count);

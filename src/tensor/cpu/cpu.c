@@ -1,20 +1,20 @@
 /* cpu.c: the chain of CPU backends, and what all of them need to read a call.
  *
- * The chain is dnn, loop, ref. Between dnn and loop is the seat of hand-vectorised kernels.
- * GIMBAL_BACKEND=ref|loop drops the better ones, so that a doubt about a kernel can be settled from the
- * command line. */
-#include "tensor/cpu/cpu.h"
+ * The chain is vec, dnn, ref. GIMBAL_BACKEND=dnn|ref drops the better ones, so that a doubt about a kernel
+ * can be settled from the command line. */
+#include "tensor/cpu/vec/vec.h"
 
 #include <pthread.h>
 #include <stdlib.h>
 
-static const Backend *const chain_all[] = {&backend_dnn, &backend_loop, &backend_ref, NULL};
+static const Backend *chain_all[] = {NULL, &backend_dnn, &backend_ref, NULL};
 static const Backend *const *chain = chain_all;
 
 /* An unknown name keeps all: the variable is for tests, and nothing down here may print. */
 static void choose_chain(void)
 {
     const char *wanted = getenv("GIMBAL_BACKEND");
+    chain_all[0] = vec_chosen();
     for (int i = 0; wanted && chain_all[i]; i++)
         if (!strcmp(chain_all[i]->name, wanted))
             chain = chain_all + i;

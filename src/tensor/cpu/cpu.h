@@ -1,5 +1,5 @@
-/* cpu.h: what the CPU backends share among themselves: cutting calls into rows, a key set's rows, the
- * backward of the epilogue, and functions that the compiler vectorises for several instruction sets.
+/* cpu.h: what the CPU backends share among themselves: cutting calls into rows, a key set's rows, and the
+ * epilogue of products with its backward.
  *
  * Knows one call at a time. Refuses to know plans, tapes and networks. */
 #ifndef CPU_H
@@ -25,17 +25,6 @@ static inline void omp_set_num_threads(int n)
 {
     (void)n;
 }
-#endif
-
-/* Compiled once per instruction set, chosen at start-up. Sanitizers cannot run the choosing code. An OpenMP
- * region inside such a function would be compiled for the oldest set only: clone the tile, not the loop over
- * tiles. */
-#if defined(__x86_64__) && !defined(GIMBAL_SANITIZED)
-#define CLONES __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
-#define CLONE_SETS "x86-64-v4, x86-64-v3, x86-64" /* for people */
-#else
-#define CLONES __attribute__((noinline))
-#define CLONE_SETS "the compiler's baseline"
 #endif
 
 /* One thread or all for work that takes about `ns` nanoseconds on one. Starting and joining costs a few
@@ -92,6 +81,10 @@ typedef struct {
 KeyRows key_rows(const Call *, int set, int64_t f, int64_t s);
 int64_t key_total(const Call *);
 float attention_scale(const Call *);
+
+/* The tail of conv2d, convt and linear on rows [r0, r0 + n) of z [.., wide], which hold x*w without bias:
+ * writes the call's out rows. z may be out's own memory (no GEGLU then). Of dnn and ref; vec has its own. */
+void epilogue_rows(const Call *, const float *z, int64_t ldz, int64_t r0, int64_t n, const float *bias);
 
 /* First half of the backward of conv2d, convt and linear. z [rows, wide] holds x*w without bias, and becomes
  * the gradient of it: gradients of add, bias and row are done here. z may be uninitialised when

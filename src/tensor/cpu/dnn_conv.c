@@ -192,7 +192,7 @@ static bool execute(const Job *j, int band, const float *x, float *z, void *scra
 }
 
 /* Band `b` of picture n: x*w, then the epilogue while it is in the cache (not when only z is wanted). */
-static bool one_tile(Cx *cx, const Job *j, int64_t n, int b, char *room)
+static bool one_tile(const Job *j, int64_t n, int b, char *room)
 {
     const ConvShape *s = &j->s;
     const Band *band = &j->band[b];
@@ -204,7 +204,7 @@ static bool one_tile(Cx *cx, const Job *j, int64_t n, int b, char *room)
     const bool done = execute(j, b, band_input(j, band, n, (float *)(room + j->scratchpad)), z, room);
     dnn_leave(was);
     if (done && !j->out)
-        epilogue_rows(cx, j->call, z, s->wide, row, rows, NULL);
+        epilogue_rows(j->call, z, s->wide, row, rows, NULL);
     return done;
 }
 
@@ -214,8 +214,7 @@ static int job_run(Cx *cx, Job *j, char *room)
     TRY(job_weights(cx, j, &room));
     PARALLEL_TILES(cx, NS_FLOP * j->call->flops)
     for (int64_t i = 0; i < j->s.N * j->bands; i++)
-        if (!one_tile(cx, j, i / j->bands, (int)(i % j->bands),
-                      room + (size_t)omp_get_thread_num() * j->each))
+        if (!one_tile(j, i / j->bands, (int)(i % j->bands), room + (size_t)omp_get_thread_num() * j->each))
             atomic_store(&failed, 1);
     if (failed)
         cx_fail(cx, GIMBAL_ENOMEM, "%s %s: oneDNN failed to run", op_name(j->call->op), j->call->w[0]->name);

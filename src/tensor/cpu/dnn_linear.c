@@ -59,7 +59,7 @@ static int run(Cx *cx, const Call *call, const Cut *c, float *z, const float *bi
         if (!product(call, c, w, r, n, from, MIN(c->wide, from + c->columns), tile + from))
             atomic_store(&failed, 1);
         else if (!z)
-            epilogue_rows(cx, call, tile, c->wide, r, n, bias);
+            epilogue_rows(call, tile, c->wide, r, n, bias);
     }
     if (failed)
         cx_fail(cx, GIMBAL_ENOMEM, "linear %s: oneDNN failed to run", call->w[0]->name);
@@ -80,7 +80,7 @@ int dnn_linear(Cx *cx, const Call *call)
     TRY(run(cx, call, &c, z, NULL));
     PARALLEL_FOR(cx, NS_FLOP * call->flops)
     for (int64_t r = 0; r < c.rows; r += 16)
-        epilogue_rows(cx, call, z + r * c.wide, c.wide, r, MIN(16, c.rows - r), bias);
+        epilogue_rows(call, z + r * c.wide, c.wide, r, MIN(16, c.rows - r), bias);
     return 0;
 }
 

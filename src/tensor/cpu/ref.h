@@ -12,6 +12,7 @@ int ref_add(Cx *, const Call *), ref_add_back(Cx *, const Call *);
 int ref_rows(Cx *, const Call *), ref_rows_back(Cx *, const Call *);
 int ref_concat(Cx *, const Call *), ref_concat_back(Cx *, const Call *);
 int ref_resize(Cx *, const Call *), ref_resize_back(Cx *, const Call *);
+int ref_repeat(Cx *, const Call *), ref_repeat_back(Cx *, const Call *);
 int ref_embed(Cx *, const Call *), ref_embed_back(Cx *, const Call *);
 int ref_mse(Cx *, const Call *), ref_mse_back(Cx *, const Call *);
 

@@ -41,7 +41,7 @@ int ref_conv(Cx *cx, const Call *call)
         float *z =
             halves ? thread_scratch(call, round64((size_t)s.wide * sizeof(float))) : row_at(call->out, r);
         one_pixel(&s, call->in[0]->d, w, r, z);
-        epilogue_rows(cx, call, z, s.wide, r, 1, bias);
+        epilogue_rows(call, z, s.wide, r, 1, bias);
     }
     return 0;
 }

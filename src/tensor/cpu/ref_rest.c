@@ -1,5 +1,6 @@
 /* ref_rest.c: the meaning of the small ops: activation, addition, row addition, concatenation,
- * nearest-neighbour resize, table look-up, mean square error. Each forward is followed by its backward.
+ * nearest-neighbour resize, repetition, table look-up, mean square error. Each forward is followed by its
+ * backward.
  *
  * Tensors are rows x channels; x[r] is row r. */
 #include "tensor/cpu/ref.h"
@@ -157,6 +158,36 @@ int ref_resize_back(Cx *cx, const Call *call)
         for (int64_t r = n * picture; r < (n + 1) * picture; r++)
             for (int64_t c = 0; c < tensor_channels(y); c++)
                 gx[source_row(x, y, r) * ldx + c] += gy[r * ld + c];
+    return 0;
+}
+
+/* y[k*rows + r] = x[r] */
+int ref_repeat(Cx *cx, const Call *call)
+{
+    const Tensor *x = call->in[0], *y = call->out;
+    const int64_t rows = tensor_rows(x);
+    PARALLEL_FOR(cx, NS_MOVE * (double)tensor_count(y))
+    for (int64_t r = 0; r < tensor_rows(y); r++)
+        memcpy(row_at(y, r), row_at(x, r % rows), (size_t)tensor_channels(y) * sizeof(float));
+    return 0;
+}
+
+int ref_repeat_back(Cx *cx, const Call *call)
+{
+    const int64_t rows = tensor_rows(call->in[0]), total = tensor_rows(call->out);
+    int64_t ld = 0, ldx = 0;
+    const float *gy = grad_of(call->out, &ld);
+    float *gx = grad_of(call->in[0], &ldx);
+    if (!gx)
+        return 0;
+    PARALLEL_FOR(cx, HEAVY)
+    for (int64_t r = 0; r < rows; r++)
+        for (int64_t c = 0; c < tensor_channels(call->out); c++) {
+            double sum = 0;
+            for (int64_t k = r; k < total; k += rows)
+                sum += gy[k * ld + c];
+            gx[r * ldx + c] += (float)sum;
+        }
     return 0;
 }
 

@@ -1,0 +1,231 @@
+/* attention.c: cuts attention into parts (attention.h): over space or over time, by frame or position, head
+ * and queries.
+ *
+ *     y = softmax(q k' * scale) v        over the concatenation of n_kv key sets
+ *
+ * Over time, frames are the queries of a position. Their rows lie a multiple of 4096 bytes apart at most
+ * sizes and would push each other out of the cache: the rows of a few positions are gathered first, which is
+ * not a permuted copy of the tensor. */
+#include "tensor/cpu/vec/attention.h"
+
+/* SHARED: values of keys that stay in the cache while queries change; GATHER: values of a strip of positions,
+ * of each operand. */
+enum { SHARED = 131072, GATHER = 16384 };
+
+static int64_t head_width(const Call *call)
+{
+    return tensor_channels(call->in[0]) / call->a.attn.arg.heads;
+}
+
+bool VEC(attention_bf16)(const Cx *cx, const Call *call)
+{
+    return cx->bf16 && !call->a.attn.arg.in_time && call->in[0]->n[1] > VL;
+}
+
+/* ---- over space ----------------------------------------------------------------------------- */
+
+static size_t space_bytes(const Cx *cx, const Call *call)
+{
+    Room room;
+    return VEC(furnish)(&room, NULL, head_width(call), call->in[0]->n[1], VEC(attention_bf16)(cx, call));
+}
+
+/* How the work is cut: tiles of queries fastest, so that a head's keys are read again from the cache, or
+ * heads fastest when the keys of all heads stay there. */
+typedef struct {
+    int64_t tile, tiles, heads, parts,
+        run; /* tile: queries; parts: all; run: of those a thread does on end */
+    bool heads_first;
+} Cut;
+
+static Cut cut_space(const Cx *cx, const Call *call)
+{
+    const int64_t S = call->in[0]->n[1], lines = call->in[0]->n[0] * call->a.attn.arg.heads;
+    Cut c = {.tile = AT_ONCE, .heads = call->a.attn.arg.heads};
+    while (c.tile > NR && lines * ((S + c.tile - 1) / c.tile) < 4 * cx->threads) /* every thread needs some */
+        c.tile /= 2;
+    c.tiles = (S + c.tile - 1) / c.tile;
+    c.parts = lines * c.tiles;
+    c.run = MAX(1, c.parts / (16 * cx->threads));
+    c.heads_first = c.tiles == 1 || key_total(call) * tensor_channels(call->in[0]) <= SHARED;
+    return c;
+}
+
+/* The i-th part. */
+static Part space_part(const Cx *cx, const Call *call, const Cut *c, int64_t i)
+{
+    const int64_t frame = i / (c->tiles * c->heads), at = i % (c->tiles * c->heads);
+    const int64_t head = c->heads_first ? at % c->heads : at / c->tiles;
+    const int64_t index = (c->heads_first ? at / c->heads : at % c->tiles) * c->tile;
+    const int64_t S = call->in[0]->n[1], D = head_width(call), first = frame * S + index;
+    Part p = {.D = D,
+              .q = row_at(call->in[0], first) + head * D,
+              .y = row_at(call->out, first) + head * D,
+              .ldq = call->in[0]->ld,
+              .ldy = call->out->ld,
+              .count = MIN(c->tile, S - index),
+              .index = index,
+              .scale = attention_scale(call),
+              .bf16 = VEC(attention_bf16)(cx, call),
+              .n_sets = call->a.attn.n_kv};
+    for (int set = 0; set < p.n_sets; set++) {
+        const Tensor *k = call->in[1 + 2 * set], *v = call->in[2 + 2 * set];
+        const KeyRows rows = key_rows(call, set, frame, index + p.count - 1); /* the last query sees most */
+        p.set[set] = (Keys){row_at(k, rows.first) + head * D,
+                            row_at(v, rows.first) + head * D,
+                            k->ld * rows.step,
+                            v->ld * rows.step,
+                            rows.count,
+                            call->a.attn.arg.causal && call->a.attn.map[set] == KV_SELF};
+    }
+    return p;
+}
+
+static void over_space(Cx *cx, const Call *call)
+{
+    const Cut c = cut_space(cx, call);
+    PARALLEL_TILES(cx, NS_ATTENTION * call->flops)
+    for (int64_t from = 0; from < c.parts; from += c.run) {
+        const int64_t end = MIN(c.parts, from + c.run);
+        Room room;
+        char *memory = thread_scratch(call, space_bytes(cx, call));
+        VEC(furnish)(&room, memory, head_width(call), call->in[0]->n[1], VEC(attention_bf16)(cx, call));
+        Part next = space_part(cx, call, &c, from);
+        for (int64_t i = from; i < end; i++) {
+            Part now = next;
+            if (i + 1 < end)
+                next = space_part(cx, call, &c, i + 1), now.next = &next;
+            VEC(attend)(&now, &room);
+        }
+    }
+}
+
+/* ---- over time ------------------------------------------------------------------------------ */
+
+/* What a thread gathers at once: `positions` positions' rows of a clip, at the channels of some heads. */
+typedef struct {
+    int64_t F, S, D, clip, position, positions, head, heads;
+} Strip;
+
+/* The size of strips. */
+static Strip strip_of(const Call *call)
+{
+    const AttnArg *a = &call->a.attn.arg;
+    Strip s = {.F = a->frames, .S = call->in[0]->n[1], .D = head_width(call), .heads = a->heads};
+    const int64_t row = s.F * s.D; /* of one position and head */
+    s.heads = MAX(1, MIN(a->heads, 2 * GATHER / row));
+    s.positions = s.heads < a->heads ? 1 : MAX(1, MIN(s.S, GATHER / (row * s.heads)));
+    return s;
+}
+
+static size_t strip_floats(const Strip *s)
+{
+    return round64((size_t)(s->positions * s->F * s->heads * s->D));
+}
+
+static size_t time_bytes(const Call *call)
+{
+    Room room;
+    const Strip s = strip_of(call);
+    return VEC(furnish)(&room, NULL, s.D, s.F, false) +
+           strip_floats(&s) * (size_t)(2 + 2 * call->a.attn.n_kv) * sizeof(float);
+}
+
+/* The strip's rows of t, [position][frame][channel]. */
+static void gather(const Strip *s, const Tensor *t, float *to)
+{
+    const int64_t width = s->heads * s->D;
+    for (int64_t f = 0; f < s->F; f++)
+        for (int64_t i = 0; i < s->positions; i++)
+            memcpy(to + (i * s->F + f) * width,
+                   row_at(t, (s->clip * s->F + f) * s->S + s->position + i) + s->head * s->D,
+                   (size_t)width * sizeof(float));
+}
+
+static void scatter(const Strip *s, const float *from, const Tensor *t)
+{
+    const int64_t width = s->heads * s->D;
+    for (int64_t f = 0; f < s->F; f++)
+        for (int64_t i = 0; i < s->positions; i++)
+            memcpy(row_at(t, (s->clip * s->F + f) * s->S + s->position + i) + s->head * s->D,
+                   from + (i * s->F + f) * width, (size_t)width * sizeof(float));
+}
+
+/* Queries [index, index + count) of one position and head. g: what was gathered, from that position and head
+ * on: q, y, k0, v0, ... each `floats` long. A clip's own keys are read where they are. */
+static void time_tile(const Call *call, const Strip *s, int64_t head, float *g, int64_t index, Room *room)
+{
+    const int64_t floats = (int64_t)strip_floats(s), width = s->heads * s->D;
+    const bool causal = call->a.attn.arg.causal;
+    Part p = {.q = g + index * width,
+              .y = g + floats + index * width,
+              .ldq = width,
+              .ldy = width,
+              .count = MIN(AT_ONCE, s->F - index),
+              .index = index,
+              .D = s->D,
+              .scale = attention_scale(call),
+              .n_sets = call->a.attn.n_kv};
+    for (int set = 0; set < p.n_sets; set++) {
+        const Tensor *k = call->in[1 + 2 * set], *v = call->in[2 + 2 * set];
+        const float *own = g + (2 + 2 * set) * floats;
+        const KeyRows rows = key_rows(call, set, s->clip * s->F + index + p.count - 1, s->position);
+        if (call->a.attn.map[set] == KV_SELF)
+            p.set[set] = (Keys){own, own + floats, width, width, rows.count, causal};
+        else
+            p.set[set] = (Keys){row_at(k, rows.first) + head * s->D,
+                                row_at(v, rows.first) + head * s->D,
+                                k->ld,
+                                v->ld,
+                                rows.count,
+                                false};
+    }
+    VEC(attend)(&p, room);
+}
+
+static void time_strip(const Call *call, const Strip *s)
+{
+    const int64_t floats = (int64_t)strip_floats(s);
+    char *memory = thread_scratch(call, time_bytes(call));
+    Room room;
+    float *gathered = (float *)(memory + VEC(furnish)(&room, memory, s->D, s->F, false));
+    gather(s, call->in[0], gathered);
+    for (int set = 0; set < call->a.attn.n_kv; set++)
+        for (int i = 1 + 2 * set; call->a.attn.map[set] == KV_SELF && i < 3 + 2 * set; i++)
+            gather(s, call->in[i], gathered + (1 + i) * floats);
+    for (int64_t i = 0; i < s->positions; i++)
+        for (int64_t h = 0; h < s->heads; h++)
+            for (int64_t index = 0; index < s->F; index += AT_ONCE)
+                time_tile(call, s, s->head + h, gathered + (i * s->F * s->heads + h) * s->D, index, &room);
+    scatter(s, gathered + floats, call->out);
+}
+
+static void over_time(Cx *cx, const Call *call)
+{
+    const Strip size = strip_of(call);
+    const int64_t heads = call->a.attn.arg.heads, across = (heads + size.heads - 1) / size.heads,
+                  along = (size.S + size.positions - 1) / size.positions;
+    PARALLEL_TILES(cx, NS_ATTENTION * call->flops)
+    for (int64_t i = 0; i < call->in[0]->n[0] / size.F * along * across; i++) {
+        Strip s = size;
+        s.clip = i / across / along;
+        s.position = i / across % along * size.positions, s.positions = MIN(size.positions, s.S - s.position);
+        s.head = i % across * size.heads, s.heads = MIN(size.heads, heads - s.head);
+        time_strip(call, &s);
+    }
+}
+
+size_t VEC(attention_scratch)(const Cx *cx, const Call *call)
+{
+    const size_t each = call->a.attn.arg.in_time ? time_bytes(call) : space_bytes(cx, call);
+    return each * (size_t)cx->threads;
+}
+
+int VEC(attention)(Cx *cx, const Call *call)
+{
+    if (call->a.attn.arg.in_time)
+        over_time(cx, call);
+    else
+        over_space(cx, call);
+    return GIMBAL_OK;
+}

@@ -1,0 +1,75 @@
+/* backend.c: the vec backend's table, one for each instruction set: forward only; gradients are oneDNN's and
+ * ref's business.
+ *
+ * Packs nothing, but that the few values of biases and norms may be widened once and kept (slot 0, ref's). */
+#include "tensor/cpu/vec/simd.h"
+
+static bool is_product(OpCode op)
+{
+    return op == OP_CONV2D || op == OP_CONVT || op == OP_LINEAR;
+}
+
+static int supports(const Cx *cx, Call *call, bool backward)
+{
+    call->scratch = 0;
+    if (backward)
+        return 0;
+    if (call->op == OP_ATTN)
+        call->scratch = VEC(attention_scratch)(cx, call);
+    if (call->op == OP_NORM)
+        call->scratch = VEC(norm_scratch)(cx, call);
+    if (!is_product(call->op))
+        return 1;
+    if (VEC(winograd_takes)(call))
+        call->scratch = VEC(winograd_scratch)(cx, call);
+    else
+        call->scratch = VEC(gemm_scratch)(cx, call);
+    return 1;
+}
+
+static int product_forward(Cx *cx, const Call *call)
+{
+    return VEC(winograd_takes)(call) ? VEC(winograd)(cx, call) : VEC(gemm)(cx, call);
+}
+
+static const char *method(const Cx *cx, const Call *call, double *flops)
+{
+    *flops = call->flops;
+    if (call->op == OP_ATTN)
+        return VEC(attention_bf16)(cx, call) ? "online softmax bf16" : "online softmax";
+    if (!is_product(call->op))
+        return "fused";
+    if (VEC(winograd_takes)(call)) {
+        *flops = VEC(winograd_flops)(call);
+        return "winograd 4x4";
+    }
+    return cx->bf16 && call->op == OP_LINEAR ? "gemm bf16" : call->op == OP_LINEAR ? "gemm" : "gathered gemm";
+}
+
+static size_t pack_bytes(const Call *call, const Weight *w)
+{
+    return is_product(call->op) && w == call->w[0] ? 0 : floats_bytes(w);
+}
+
+const Backend VEC(backend_vec) = {
+    .name = "vec",
+    .isa = VEC_TEXT(VEC_ISA),
+    .slot = -1,
+    .supports = supports,
+    .forward =
+        {
+            [OP_CONV2D] = product_forward,
+            [OP_CONVT] = product_forward,
+            [OP_LINEAR] = product_forward,
+            [OP_NORM] = VEC(norm),
+            [OP_ATTN] = VEC(attention),
+            [OP_ACT] = VEC(act),
+            [OP_ADD] = VEC(add),
+            [OP_ROWS] = VEC(rows),
+            [OP_CONCAT] = VEC(concat),
+            [OP_RESIZE] = VEC(resize),
+            [OP_REPEAT] = VEC(repeat),
+        },
+    .method = method,
+    .pack_bytes = pack_bytes,
+};

@@ -1,0 +1,255 @@
+/* norm.c: GroupNorm and LayerNorm, with SiLU in the same pass.
+ *
+ *     y = act((x - mean) / sqrt(var + eps) * scale[c] + shift[c])
+ *
+ * GroupNorm reads x twice and writes once. The rows of a statistic are cut into chunks of CHUNK rows; each
+ * gives per group its mean and sum of squared deviations, taken about the chunk's first row so that float32
+ * sums stay small:
+ *
+ *     channel:  m = k + s1/R,  d = s2 - s1*s1/R      s1, s2: sums of (x - k) and (x - k)^2
+ *     merging n sets of equal meaning:  d = sum d_i + sum R_i (m_i - m)^2
+ *
+ * Chunks are merged in order, in double. LayerNorm is row by row: the mean first, then the deviations about
+ * it. A mean that float32 cannot hold is not lost: what is left of it goes into the shift.
+ *
+ * Knows rows and channels. Refuses to know what a frame is, beyond how many rows share a statistic. */
+#include "tensor/cpu/vec/math.h"
+
+enum { CHUNK = 64, AT_ONCE = 7 }; /* AT_ONCE rows are added together: CHUNK - 1 is a multiple */
+
+typedef struct {
+    double mean, dev; /* dev: sum of squared deviations */
+} Partial;
+
+typedef struct {
+    const Call *call;
+    const float *scale, *shift;
+    int64_t C, padded, sets, rows, chunks, groups, width; /* padded: C up to whole vectors */
+    Partial *partial;                                     /* [sets, chunks, groups] */
+    float *center; /* [sets, 3, C]: mean, scale / sqrt(var + eps), shift less what the mean lacks */
+    float *sums;   /* [threads, 2, padded] */
+} Job;
+
+static Job job_of(const Call *call)
+{
+    const Tensor *x = call->in[0];
+    Job j = {.call = call, .C = tensor_channels(x), .groups = call->a.norm.groups};
+    j.padded = (j.C + VL - 1) / VL * VL;
+    j.sets = x->n[0] / call->a.norm.per;
+    j.rows = tensor_rows(x) / j.sets;
+    j.chunks = (j.rows + CHUNK - 1) / CHUNK;
+    j.width = j.C / j.groups;
+    j.partial = (Partial *)call->tmp;
+    return j;
+}
+
+static size_t partial_bytes(const Job *j)
+{
+    return round64((size_t)(j->sets * j->chunks * j->groups) * sizeof(Partial));
+}
+static size_t center_bytes(const Job *j)
+{
+    return round64((size_t)(j->sets * 3 * j->C) * sizeof(float));
+}
+
+size_t VEC(norm_scratch)(const Cx *cx, const Call *call)
+{
+    if (call->a.norm.groups == 0)
+        return 0;
+    const Job j = job_of(call);
+    return partial_bytes(&j) + center_bytes(&j) + (size_t)cx->threads * 2 * (size_t)j.padded * sizeof(float);
+}
+
+/* ---- statistics of a chunk --------------------------------------------------------------- */
+
+/* Adds R rows, as differences from `first`, to the sums of each channel. */
+INLINE void add_rows(const int R, const float *first, const float *x, int64_t ld_x, int64_t C, float *s1,
+                     float *s2)
+{
+    for (int64_t c = 0; c < C; c += VL) {
+        const int64_t n = C - c;
+        const V k = ld_some(first + c, n);
+        V a = ld(s1 + c), b = ld(s2 + c);
+        UNROLL for (int r = 0; r < R; r++)
+        {
+            const V d = ld_some(x + r * ld_x + c, n) - k;
+            a += d;
+            b += d * d;
+        }
+        st(s1 + c, a);
+        st(s2 + c, b);
+    }
+}
+
+static void channel_sums(const float *x, int64_t ld_x, int64_t rows, int64_t C, float *s1, float *s2)
+{
+    int64_t r = 1;
+    for (; r + AT_ONCE <= rows; r += AT_ONCE)
+        add_rows(AT_ONCE, x, x + r * ld_x, ld_x, C, s1, s2);
+    for (; r < rows; r++)
+        add_rows(1, x, x + r * ld_x, ld_x, C, s1, s2);
+}
+
+static void chunk_statistics(const Job *j, int64_t set, int64_t chunk)
+{
+    const int64_t from = chunk * CHUNK, rows = MIN(CHUNK, j->rows - from);
+    const double over_rows = 1 / (double)rows, over_width = 1 / (double)j->width;
+    const float *x = row_at(j->call->in[0], set * j->rows + from);
+    float *s1 = j->sums + (int64_t)omp_get_thread_num() * 2 * j->padded, *s2 = s1 + j->padded;
+    memset(s1, 0, (size_t)(2 * j->padded) * sizeof(float));
+    channel_sums(x, j->call->in[0]->ld, rows, j->C, s1, s2);
+    for (int64_t g = 0; g < j->groups; g++) {
+        double mean = 0, dev = 0;
+        for (int64_t c = g * j->width; c < (g + 1) * j->width; c++)
+            mean += x[c] + s1[c] * over_rows;
+        mean *= over_width;
+        for (int64_t c = g * j->width; c < (g + 1) * j->width; c++) {
+            const double own = s1[c] * over_rows, off = x[c] + own - mean;
+            dev += s2[c] - s1[c] * own + off * off * (double)rows;
+        }
+        j->partial[(set * j->chunks + chunk) * j->groups + g] = (Partial){mean, dev};
+    }
+}
+
+/* ---- of all, and their use --------------------------------------------------------------- */
+
+static void set_center(const Job *j, int64_t set)
+{
+    float *mean_of = j->center + set * 3 * j->C, *factor = mean_of + j->C, *shift = factor + j->C;
+    for (int64_t g = 0; g < j->groups; g++) {
+        const Partial *p = j->partial + set * j->chunks * j->groups + g;
+        double mean = 0, dev = 0;
+        for (int64_t k = 0; k < j->chunks; k++)
+            mean += p[k * j->groups].mean * (double)MIN(CHUNK, j->rows - k * CHUNK) / (double)j->rows;
+        for (int64_t k = 0; k < j->chunks; k++) {
+            const double off = p[k * j->groups].mean - mean;
+            const double count = (double)(MIN(CHUNK, j->rows - k * CHUNK) * j->width);
+            dev += p[k * j->groups].dev + off * off * count;
+        }
+        const double var = MAX(dev, 0) / (double)(j->rows * j->width);
+        const double over = 1 / sqrt(var + j->call->a.norm.eps), rest = mean - (double)(float)mean;
+        for (int64_t c = g * j->width; c < (g + 1) * j->width; c++) {
+            mean_of[c] = (float)mean;
+            factor[c] = (float)(over * j->scale[c]);
+            shift[c] = (float)(j->shift[c] - rest * over * j->scale[c]);
+        }
+    }
+}
+
+/* y = (x - mean) * factor + shift on `rows` rows, then SiLU. */
+INLINE void apply(const bool silu, const float *x, int64_t ld_x, int64_t rows, int64_t C, const float *mean,
+                  float *y)
+{
+    const float *factor = mean + C, *shift = factor + C;
+    for (int64_t r = 0; r < rows; r++, x += ld_x, y += C)
+        for (int64_t c = 0; c < C; c += VL) {
+            const int64_t n = C - c;
+            const V t =
+                (ld_some(x + c, n) - ld_some(mean + c, n)) * ld_some(factor + c, n) + ld_some(shift + c, n);
+            st_some(y + c, silu ? silu_v(t) : t, n);
+        }
+}
+
+static void apply_chunk(const Job *j, int64_t set, int64_t chunk)
+{
+    const Tensor *x = j->call->in[0];
+    const int64_t r = set * j->rows + chunk * CHUNK, rows = MIN(CHUNK, j->rows - chunk * CHUNK);
+    const float *mean = j->center + set * 3 * j->C;
+    if (j->call->a.norm.act == ACT_SILU)
+        apply(true, row_at(x, r), x->ld, rows, j->C, mean, row_at(j->call->out, r));
+    else
+        apply(false, row_at(x, r), x->ld, rows, j->C, mean, row_at(j->call->out, r));
+}
+
+static void group_norm(const Cx *cx, Job *j)
+{
+    const double ns = NS_NORM * j->call->flops;
+    j->center = (float *)(j->call->tmp + partial_bytes(j));
+    j->sums = (float *)(j->call->tmp + partial_bytes(j) + center_bytes(j));
+    PARALLEL_FOR(cx, ns)
+    for (int64_t i = 0; i < j->sets * j->chunks; i++)
+        chunk_statistics(j, i / j->chunks, i % j->chunks);
+    for (int64_t set = 0; set < j->sets; set++)
+        set_center(j, set);
+    PARALLEL_FOR(cx, ns)
+    for (int64_t i = 0; i < j->sets * j->chunks; i++)
+        apply_chunk(j, i / j->chunks, i % j->chunks);
+}
+
+/* ---- LayerNorm --------------------------------------------------------------------------- */
+
+INLINE double sum_lanes(V v)
+{
+    double sum = 0;
+    UNROLL for (int i = 0; i < VL; i++) sum += (double)v[i];
+    return sum;
+}
+
+/* Sums of d = x - about, and of d*d, over one row; four vectors of partial sums each. */
+INLINE void row_sums(const float *x, int64_t C, float about, double *s1, double *s2)
+{
+    V a[4] = {{0}}, b[4] = {{0}};
+    int64_t c = 0;
+    for (; c + 4 * VL <= C; c += 4 * VL)
+        UNROLL for (int i = 0; i < 4; i++)
+        {
+            const V d = ld(x + c + i * VL) - about;
+            a[i] += d;
+            b[i] += d * d;
+        }
+    for (; c + VL <= C; c += VL) {
+        const V d = ld(x + c) - about;
+        a[0] += d;
+        b[0] += d * d;
+    }
+    *s1 = sum_lanes((a[0] + a[1]) + (a[2] + a[3]));
+    *s2 = sum_lanes((b[0] + b[1]) + (b[2] + b[3]));
+    for (; c < C; c++) {
+        const double d = (double)x[c] - (double)about;
+        *s1 += d;
+        *s2 += d * d;
+    }
+}
+
+/* The row's mean is `about` plus `rest`. */
+static void layer_norm_row(const Job *j, const float *x, bool silu, float *y)
+{
+    double s1, s2;
+    row_sums(x, j->C, 0, &s1, &s2);
+    const float about = (float)(s1 / (double)j->C);
+    row_sums(x, j->C, about, &s1, &s2);
+    const double rest = s1 / (double)j->C, var = MAX(s2 / (double)j->C - rest * rest, 0);
+    const double over = 1 / sqrt(var + j->call->a.norm.eps);
+    const V factor = splat((float)over), lack = splat((float)(-rest * over));
+    for (int64_t c = 0; c < j->C; c += VL) {
+        const int64_t n = j->C - c;
+        const V h = (ld_some(x + c, n) - about) * factor + lack;
+        const V t = h * ld_some(j->scale + c, n) + ld_some(j->shift + c, n);
+        st_some(y + c, silu ? silu_v(t) : t, n);
+    }
+}
+
+static void layer_norm(const Cx *cx, const Job *j)
+{
+    const Tensor *x = j->call->in[0], *y = j->call->out;
+    const bool silu = j->call->a.norm.act == ACT_SILU;
+    PARALLEL_FOR(cx, NS_NORM * j->call->flops)
+    for (int64_t r = 0; r < tensor_rows(x); r++)
+        layer_norm_row(j, row_at(x, r), silu, row_at(y, r));
+}
+
+int VEC(norm)(Cx *cx, const Call *call)
+{
+    const float *scale = weight_floats(cx, call->w[0]), *shift = weight_floats(cx, call->w[1]);
+    if (!scale || !shift)
+        return cx->err->code;
+    Job j = {.call = call, .C = tensor_channels(call->in[0])};
+    if (call->a.norm.groups > 0)
+        j = job_of(call);
+    j.scale = scale, j.shift = shift;
+    if (call->a.norm.groups > 0)
+        group_norm(cx, &j);
+    else
+        layer_norm(cx, &j);
+    return 0;
+}
