@@ -4,8 +4,9 @@
  *
  * a is read one value at a time and b a row at a time; either stride of a may be 1, so that rows (linears)
  * and columns (values of attention) are read where they lie. b is packed, c has ldc floats from row to row.
- * The bf16 forms take pairs: a [rows][K/2] or [K/2][rows], b [K/2][NV*VL], 32 bits each. Sums over k are in
- * order whatever R is.
+ * The bf16 forms take pairs: a [rows][K/2] or [K/2][rows], b [K/2][NV*VL], 32 bits each. A call's sums begin
+ * at zero, go over k in order whatever R is, and are added to c as a whole: long sums, made piece by piece,
+ * stay exacter.
  *
  * Knows numbers. Refuses to know what they mean. */
 #ifndef PRODUCT_H
@@ -17,8 +18,7 @@ INLINE void tile(const int R, const int NV, const float *a, int64_t rs, int64_t 
                  float *c, int64_t ldc, bool add)
 {
     V s[MR][2];
-    UNROLL for (int r = 0; r < R; r++) UNROLL for (int v = 0; v < NV; v++) s[r][v] =
-        add ? ld(c + r * ldc + v * VL) : (V){0};
+    UNROLL for (int r = 0; r < R; r++) s[r][0] = s[r][1] = (V){0};
     const char *ahead = (const char *)(a + R * rs);
     for (int64_t k = 0; k < K; k++, a += ks, b += NV * VL) {
         const V b0 = ld(b), b1 = NV > 1 ? ld(b + VL) : b0;
@@ -32,7 +32,11 @@ INLINE void tile(const int R, const int NV, const float *a, int64_t rs, int64_t 
                 s[r][1] += x * b1;
         }
     }
-    UNROLL for (int r = 0; r < R; r++) UNROLL for (int v = 0; v < NV; v++) st(c + r * ldc + v * VL, s[r][v]);
+    UNROLL for (int r = 0; r < R; r++) UNROLL for (int v = 0; v < NV; v++)
+    {
+        float *to = c + r * ldc + v * VL;
+        st(to, add ? ld(to) + s[r][v] : s[r][v]);
+    }
 }
 
 /* All rows: MR at a time, then what is left by 4, 2 and 1. */
@@ -66,11 +70,7 @@ INLINE void tile_bf16(const int R, const uint32_t *a, int64_t rs, int64_t ks, co
                       int64_t pairs, float *c, int64_t ldc, bool add)
 {
     V s[MR][2];
-    UNROLL for (int r = 0; r < R; r++)
-    {
-        s[r][0] = add ? ld(c + r * ldc) : (V){0};
-        s[r][1] = add ? ld(c + r * ldc + VL) : (V){0};
-    }
+    UNROLL for (int r = 0; r < R; r++) s[r][0] = s[r][1] = (V){0};
     for (int64_t k = 0; k < pairs; k++, a += ks, b += NR) {
         const U b0 = *(const U1 *)b, b1 = *(const U1 *)(b + VL);
         UNROLL for (int r = 0; r < R; r++)
@@ -82,8 +82,9 @@ INLINE void tile_bf16(const int R, const uint32_t *a, int64_t rs, int64_t ks, co
     }
     UNROLL for (int r = 0; r < R; r++)
     {
-        st(c + r * ldc, s[r][0]);
-        st(c + r * ldc + VL, s[r][1]);
+        float *to = c + r * ldc;
+        st(to, add ? ld(to) + s[r][0] : s[r][0]);
+        st(to + VL, add ? ld(to + VL) + s[r][1] : s[r][1]);
     }
 }
 

@@ -22,6 +22,8 @@ enum {
     PLACES = 36,
     WIDTH = NR < 32 ? 32 / NR : 1, /* panels of a task: a block of V in the second cache serves 32 channels */
     BLOCK = 96,                    /* tiles of a task */
+    FEWEST = 16,                   /* input channels that are worth transforming */
+    DEPTH = 768,                   /* input channels of one sum; more are summed in pieces */
     PIECE = 64,                    /* input channels that one thread transforms at a time */
     U_BYTES = 8 << 20,             /* of transformed weights, per thread */
     V_SMALL = 6 << 20,             /* of transformed input per thread, where U is made once */
@@ -38,15 +40,20 @@ typedef struct {
     float *u, *v, *m, *zeros;
 } Job;
 
-bool VEC(winograd_takes)(const Call *call)
-{
-    return call->op == OP_CONV2D && call->w[0]->n[2] == 3 && call->w[0]->n[3] == 3 &&
-           call->a.conv.stride == 1 && call->epi.act != ACT_GEGLU;
-}
-
 static int64_t over(int64_t a, int64_t b)
 {
     return (a + b - 1) / b;
+}
+
+/* Few channels are mostly transforms, and a piece of which few results exist is mostly waste: the gathered
+ * product is faster there. */
+bool VEC(winograd_takes)(const Call *call)
+{
+    if (call->op != OP_CONV2D || call->w[0]->n[2] != 3 || call->w[0]->n[3] != 3 || call->a.conv.stride != 1 ||
+        call->epi.act == ACT_GEGLU)
+        return false;
+    const ConvShape s = conv_shape(call);
+    return s.I >= FEWEST && 9 * s.Ho * s.Wo >= PLACES * over(s.Ho, 4) * over(s.Wo, 4);
 }
 
 /* Floats from one of the 36 places to the next: a few more than needed, an odd number of cache lines, or all
@@ -270,8 +277,10 @@ static void run_task(const Job *j, int64_t t0, int64_t b0, int64_t n, int64_t pa
     const int64_t ldm = WIDTH * NR;
     for (int f = 0; f < PLACES; f++)
         for (int64_t p = 0; p < count; p++)
-            product(j->v + f * v_place(j) + b0 * j->ldv, j->ldv, u + p * panel_floats(j) + f * u_place(j),
-                    j->s.I, m + f * m_place(j) + p * NR, ldm, n, false);
+            for (int64_t k = 0; k < j->s.I; k += DEPTH)
+                product(j->v + f * v_place(j) + b0 * j->ldv + k, j->ldv,
+                        u + p * panel_floats(j) + f * u_place(j) + k * NR, MIN(DEPTH, j->s.I - k),
+                        m + f * m_place(j) + p * NR, ldm, n, k > 0);
     const int64_t c0 = panel * NR, c1 = MIN(j->s.wide, (panel + count) * NR);
     for (int64_t t = 0; t < n; t++)
         for (int64_t c = c0; c < c1; c += VL)
