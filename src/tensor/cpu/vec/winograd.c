@@ -247,11 +247,24 @@ INLINE void output_line(const V m[6], V y[4])
     y[3] = b + 8 * d + m[5];
 }
 
-/* Result channels [c, c + n) of tile t, from its sums at m. */
-INLINE void output_tile(const Job *j, int64_t t, const float *m, int64_t c, int64_t n)
+/* Where the results of a tile go: 4 x 4 of them, fewer at the edges. */
+typedef struct {
+    int rows, columns;
+    TailRow at[4][4];
+} Target;
+
+static void find_target(const Job *j, int64_t t, Target *to)
 {
     const int64_t image = t / (j->th * j->tw), y0 = t / j->tw % j->th * 4, x0 = t % j->tw * 4;
-    const int64_t rows = MIN(4, j->s.Ho - y0), columns = MIN(4, j->s.Wo - x0);
+    to->rows = (int)MIN(4, j->s.Ho - y0), to->columns = (int)MIN(4, j->s.Wo - x0);
+    for (int y = 0; y < to->rows; y++)
+        for (int x = 0; x < to->columns; x++)
+            to->at[y][x] = tail_row(&j->tail, j->call->out, (image * j->s.Ho + y0 + y) * j->s.Wo + x0 + x);
+}
+
+/* Result channels [c, c + n) of a tile, from its sums at m. */
+INLINE void output_tile(const Job *j, const Target *to, const float *m, int64_t c, int64_t n)
+{
     V e[6][4];
     UNROLL for (int x = 0; x < 6; x++)
     {
@@ -259,14 +272,12 @@ INLINE void output_tile(const Job *j, int64_t t, const float *m, int64_t c, int6
         UNROLL for (int y = 0; y < 6; y++) line[y] = ld(m + (y * 6 + x) * m_place(j));
         output_line(line, e[x]);
     }
-    for (int64_t y = 0; y < rows; y++) {
+    for (int y = 0; y < to->rows; y++) {
         const V line[6] = {e[0][y], e[1][y], e[2][y], e[3][y], e[4][y], e[5][y]};
         V z[4];
         output_line(line, z);
-        for (int64_t x = 0; x < columns; x++) {
-            const int64_t r = (image * j->s.Ho + y0 + y) * j->s.Wo + x0 + x;
-            tail(&j->tail, tail_row(&j->tail, j->call->out, r), z[x], (V){0}, c, n);
-        }
+        for (int x = 0; x < to->columns; x++)
+            tail(&j->tail, to->at[y][x], z[x], (V){0}, c, n);
     }
 }
 
@@ -282,9 +293,12 @@ static void run_task(const Job *j, int64_t t0, int64_t b0, int64_t n, int64_t pa
                         u + p * panel_floats(j) + f * u_place(j) + k * NR, MIN(DEPTH, j->s.I - k),
                         m + f * m_place(j) + p * NR, ldm, n, k > 0);
     const int64_t c0 = panel * NR, c1 = MIN(j->s.wide, (panel + count) * NR);
-    for (int64_t t = 0; t < n; t++)
+    for (int64_t t = 0; t < n; t++) {
+        Target to;
+        find_target(j, t0 + b0 + t, &to);
         for (int64_t c = c0; c < c1; c += VL)
-            output_tile(j, t0 + b0 + t, m + t * ldm + c - c0, c, c1 - c);
+            output_tile(j, &to, m + t * ldm + c - c0, c, c1 - c);
+    }
 }
 
 /* Called by every thread of a team, as run_span: the loops' ends wait for all. */
