@@ -41,7 +41,7 @@ static const char *method(const Cx *cx, const Call *call, double *flops)
         return "fused";
     if (VEC(winograd_takes)(call)) {
         *flops = VEC(winograd_flops)(call);
-        return "winograd 4x4";
+        return call->op == OP_CONVT ? "winograd 4" : "winograd 4x4";
     }
     return cx->bf16 && call->op == OP_LINEAR ? "gemm bf16" : call->op == OP_LINEAR ? "gemm" : "gathered gemm";
 }

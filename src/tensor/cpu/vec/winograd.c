@@ -1,32 +1,35 @@
 /* winograd.c: 3x3 convolutions of stride 1 by Winograd's F(4x4,3x3) (Lavin and Gray, 2016): 36 products for
- * 16 results instead of 144.
+ * 16 results instead of 144; and convolutions over 3 frames by F(4,3), 6 products for 4 results instead
+ * of 12.
  *
  *     V = B' d B   of every 6x6 piece of input that overlaps the next by two
  *     U = G g G'   of every 3x3 kernel
  *     m[f] = V[f] U[f]   for each of the 36 places f: [tiles, I] x [I, O]
  *     y = A' m A   4x4 results
  *
+ * Over time the same with the left matrices alone: pieces of 6 frames of one pixel, `across` 1 instead of 6.
+ *
  * Work goes through two buffers that all threads share: `span` tiles of V and `group` panels of U (NR output
  * channels each). Where all of U fits it is made once and V in small spans that stay in the cache; where it
  * does not, spans are large, so that making U again for each is little beside using it. U is never kept: it
  * is four times the weights.
  *
- *     V [36][span][ldv]    U [panel][36][I][NR]    m, per thread, [36][block][WIDTH*NR]
+ *     V [places][span][ldv]    U [panel][places][I][NR]    m, per thread, [places][block][WIDTH*NR]
  *
- * Knows 3x3 kernels. Refuses to know any other. */
+ * Knows kernels of 3. Refuses to know any other. */
 #include "tensor/cpu/vec/epilogue.h"
 #include "tensor/cpu/vec/product.h"
 #include "tensor/cpu/vec/stored.h"
 
 enum {
-    PLACES = 36,
+    PLACES = 36,                   /* at most */
     WIDTH = NR < 32 ? 32 / NR : 1, /* panels of a task: a block of V in the second cache serves 32 channels */
     BLOCK = 96,                    /* tiles of a task */
     FEWEST = 16,                   /* input channels that are worth transforming */
     DEPTH = 768,                   /* input channels of one sum; more are summed in pieces */
     PIECE = 64,                    /* input channels that one thread transforms at a time */
     U_BYTES = 8 << 20,             /* of transformed weights, per thread */
-    V_SMALL = 6 << 20,             /* of transformed input per thread, where U is made once */
+    V_SMALL = 2 << 20,             /* of transformed input per thread, where U is made once */
     V_LARGE = 64 << 20,            /* of transformed input, where it is not */
     PAD = 16,                      /* floats behind each row of V: rows 4096 bytes apart share cache lines */
 };
@@ -35,7 +38,7 @@ typedef struct {
     const Call *call;
     ConvShape s;
     Tail tail;
-    int threads;
+    int threads, across, places; /* across: pixels of a piece side by side, 6 or 1; places: 6 * across */
     int64_t th, tw, tiles, panels, ldv, span, group, block;
     float *u, *v, *m, *zeros;
 } Job;
@@ -49,14 +52,18 @@ static int64_t over(int64_t a, int64_t b)
  * product is faster there. */
 bool VEC(winograd_takes)(const Call *call)
 {
-    if (call->op != OP_CONV2D || call->w[0]->n[2] != 3 || call->w[0]->n[3] != 3 || call->a.conv.stride != 1 ||
+    if ((call->op != OP_CONV2D && call->op != OP_CONVT) || call->w[0]->n[2] != 3 ||
         call->epi.act == ACT_GEGLU)
         return false;
     const ConvShape s = conv_shape(call);
-    return s.I >= FEWEST && 9 * s.Ho * s.Wo >= PLACES * over(s.Ho, 4) * over(s.Wo, 4);
+    if (s.I < FEWEST || s.stride != 1)
+        return false;
+    if (call->op == OP_CONVT)
+        return 3 * s.Ho > 6 * over(s.Ho, 4);
+    return s.kw == 3 && 9 * s.Ho * s.Wo >= 36 * over(s.Ho, 4) * over(s.Wo, 4);
 }
 
-/* Floats from one of the 36 places to the next: a few more than needed, an odd number of cache lines, or all
+/* Floats from one of the places to the next: a few more than needed, an odd number of cache lines, or all
  * places of a tile would fall on the same lines. */
 static int64_t place(int64_t floats)
 {
@@ -76,20 +83,22 @@ static int64_t m_place(const Job *j)
 }
 static int64_t panel_floats(const Job *j)
 {
-    return PLACES * u_place(j);
+    return j->places * u_place(j);
 }
 
 static Job job_of(const Cx *cx, const Call *call)
 {
     Job j = {.call = call, .s = conv_shape(call), .threads = team(cx, NS_FLOP / 2 * call->flops)};
-    j.th = over(j.s.Ho, 4), j.tw = over(j.s.Wo, 4);
+    j.across = call->op == OP_CONVT ? 1 : 6;
+    j.places = 6 * j.across;
+    j.th = over(j.s.Ho, 4), j.tw = j.across == 1 ? j.s.Wo : over(j.s.Wo, 4);
     j.tiles = j.s.N * j.th * j.tw;
     j.panels = over(j.s.wide, NR);
     j.ldv = over(j.s.I, VL) * VL + PAD;
     const int64_t fits = MAX(1, (int64_t)U_BYTES * j.threads / 4 / panel_floats(&j));
     j.group = over(j.panels, over(j.panels, fits));
     const int64_t bytes = j.group == j.panels ? (int64_t)V_SMALL * j.threads : (int64_t)V_LARGE;
-    const int64_t most = MAX(BLOCK * j.threads, bytes / 4 / PLACES / j.ldv / BLOCK * BLOCK);
+    const int64_t most = MAX(BLOCK * j.threads, bytes / 4 / j.places / j.ldv / BLOCK * BLOCK);
     j.span = over(over(j.tiles, over(j.tiles, most)), MR) * MR;
     /* blocks that share the span evenly, and enough of them */
     int64_t blocks = over(j.span, BLOCK);
@@ -106,11 +115,11 @@ static size_t u_bytes(const Job *j)
 }
 static size_t v_bytes(const Job *j)
 {
-    return round64((size_t)(PLACES * v_place(j)) * sizeof(float));
+    return round64((size_t)(j->places * v_place(j)) * sizeof(float));
 }
 static size_t m_bytes(const Job *j)
 {
-    return (size_t)(PLACES * m_place(j)) * sizeof(float);
+    return (size_t)(j->places * m_place(j)) * sizeof(float);
 }
 static size_t zero_bytes(const Job *j)
 {
@@ -123,13 +132,14 @@ size_t VEC(winograd_scratch)(const Cx *cx, const Call *call)
     return u_bytes(&j) + v_bytes(&j) + (size_t)cx->threads * m_bytes(&j) + zero_bytes(&j);
 }
 
-/* Per tile and channel: products, and about 2 x 6 x 12 additions going in, 2 x 5 x 8 coming out. */
+/* Per tile and channel: products, and 12 additions for each line of six going in, 10 coming out. */
 double VEC(winograd_flops)(const Call *call)
 {
     const ConvShape s = conv_shape(call);
-    const double tiles = (double)(s.N * over(s.Ho, 4) * over(s.Wo, 4));
-    return tiles *
-           (2.0 * PLACES * (double)s.I * (double)s.wide + 144.0 * (double)s.I + 80.0 * (double)s.wide);
+    const bool time = call->op == OP_CONVT;
+    const double tiles = (double)(s.N * over(s.Ho, 4) * (time ? s.Wo : over(s.Wo, 4)));
+    const double in = (double)s.I, out = (double)s.wide;
+    return tiles * (time ? 12 * in * out + 12 * in + 10 * out : 72 * in * out + 144 * in + 100 * out);
 }
 
 /* ---- V ----------------------------------------------------------------------------------- */
@@ -146,23 +156,36 @@ INLINE void input_line(V d[6])
     d[4] = c - e;
 }
 
-/* Channels [c, c + n) of the tile whose 36 pixels are at p. */
-INLINE void input_tile(const Job *j, const float *const p[PLACES], int64_t c, int64_t n, float *v)
+/* Channels [c, c + n) of the tile whose pixels are at p. */
+INLINE void input_tile(const Job *j, const int across, const float *const *p, int64_t c, int64_t n, float *v)
 {
     V d[6][6];
-    UNROLL for (int x = 0; x < 6; x++)
+    UNROLL for (int x = 0; x < across; x++)
     {
         V line[6];
-        UNROLL for (int y = 0; y < 6; y++) line[y] =
-            n >= VL ? ld(p[y * 6 + x] + c) : ld_part(p[y * 6 + x] + c, n);
+        UNROLL for (int y = 0; y < 6; y++)
+        {
+            const float *at = p[y * across + x] + c;
+            line[y] = n >= VL ? ld(at) : ld_part(at, n);
+        }
         input_line(line);
         UNROLL for (int y = 0; y < 6; y++) d[y][x] = line[y];
     }
     UNROLL for (int y = 0; y < 6; y++)
     {
-        input_line(d[y]);
-        UNROLL for (int x = 0; x < 6; x++) st(v + (y * 6 + x) * v_place(j) + c, d[y][x]);
+        if (across == 6)
+            input_line(d[y]);
+        UNROLL for (int x = 0; x < across; x++) st(v + (y * across + x) * v_place(j) + c, d[y][x]);
     }
+}
+
+INLINE void input_channels(const Job *j, const int across, const float *const *p, float *v)
+{
+    int64_t c = 0;
+    for (; c + VL <= j->s.I; c += VL)
+        input_tile(j, across, p, c, VL, v);
+    if (c < j->s.I)
+        input_tile(j, across, p, c, j->s.I - c, v);
 }
 
 /* Tile t of all, as tile `at` of the span. */
@@ -170,18 +193,16 @@ static void transform_tile(const Job *j, int64_t t, int64_t at)
 {
     const ConvShape *s = &j->s;
     const int64_t n = t / (j->th * j->tw), y0 = t / j->tw % j->th * 4 - s->pad[0],
-                  x0 = t % j->tw * 4 - s->pad[2];
+                  x0 = j->across == 1 ? t % j->tw : t % j->tw * 4 - s->pad[2];
     const float *image = (const float *)j->call->in[0]->d + n * s->H * s->W * s->ld, *p[PLACES];
-    for (int i = 0; i < PLACES; i++) {
-        const int64_t y = y0 + i / 6, x = x0 + i % 6;
+    for (int i = 0; i < j->places; i++) {
+        const int64_t y = y0 + i / j->across, x = x0 + i % j->across;
         p[i] = y < 0 || y >= s->H || x < 0 || x >= s->W ? j->zeros : image + (y * s->W + x) * s->ld;
     }
-    float *v = j->v + at * j->ldv;
-    int64_t c = 0;
-    for (; c + VL <= s->I; c += VL)
-        input_tile(j, p, c, VL, v);
-    if (c < s->I)
-        input_tile(j, p, c, s->I - c, v);
+    if (j->across == 1)
+        input_channels(j, 1, p, j->v + at * j->ldv);
+    else
+        input_channels(j, 6, p, j->v + at * j->ldv);
 }
 
 /* ---- U ----------------------------------------------------------------------------------- */
@@ -198,21 +219,23 @@ INLINE void kernel_line(V a, V b, V c, V out[6])
     out[5] = c;
 }
 
-/* VL kernels, one in each lane, to their 36 places. */
-INLINE void transform_kernels(const V g[9], int64_t apart, float *u)
+/* VL kernels, one in each lane, to their places. */
+INLINE void transform_kernels(const int across, const float (*g)[VL], int64_t apart, float *u)
 {
+    const int taps = across == 6 ? 3 : 1;
     V t[6][3];
-    UNROLL for (int x = 0; x < 3; x++)
+    UNROLL for (int x = 0; x < taps; x++)
     {
         V line[6];
-        kernel_line(g[x], g[3 + x], g[6 + x], line);
+        kernel_line(ld(g[x]), ld(g[taps + x]), ld(g[2 * taps + x]), line);
         UNROLL for (int y = 0; y < 6; y++) t[y][x] = line[y];
     }
     UNROLL for (int y = 0; y < 6; y++)
     {
-        V line[6];
-        kernel_line(t[y][0], t[y][1], t[y][2], line);
-        UNROLL for (int x = 0; x < 6; x++) st(u + (y * 6 + x) * apart, line[x]);
+        V line[6] = {t[y][0]};
+        if (across == 6)
+            kernel_line(t[y][0], t[y][1], t[y][2], line);
+        UNROLL for (int x = 0; x < across; x++) st(u + (y * across + x) * apart, line[x]);
     }
 }
 
@@ -220,18 +243,20 @@ INLINE void transform_kernels(const V g[9], int64_t apart, float *u)
 static void transform_half(const Job *j, int64_t panel, int h, int64_t i0, int64_t i1, float *u)
 {
     float g[9 * PIECE + VL][VL];
-    const int64_t o = panel * NR + h * VL, lanes = MAX(0, MIN(VL, j->s.wide - o)), count = 9 * (i1 - i0);
+    const int64_t taps = j->across == 6 ? 9 : 3;
+    const int64_t o = panel * NR + h * VL, lanes = MAX(0, MIN(VL, j->s.wide - o)), count = taps * (i1 - i0);
     for (int64_t k = 0; k < count; k += VL) {
         V t[VL];
-        weight_block(j->call->w[0], 9 * j->s.I, o, lanes, 9 * i0 + k, MIN(VL, count - k), t);
+        weight_block(j->call->w[0], taps * j->s.I, o, lanes, taps * i0 + k, MIN(VL, count - k), t);
         for (int i = 0; i < VL; i++)
             st(g[k + i], t[i]);
     }
     for (int64_t i = i0; i < i1; i++) {
-        V kernel[9];
-        for (int k = 0; k < 9; k++)
-            kernel[k] = ld(g[(i - i0) * 9 + k]);
-        transform_kernels(kernel, u_place(j), u + i * NR + h * VL);
+        float *to = u + i * NR + h * VL;
+        if (j->across == 1)
+            transform_kernels(1, g + (i - i0) * taps, u_place(j), to);
+        else
+            transform_kernels(6, g + (i - i0) * taps, u_place(j), to);
     }
 }
 
@@ -247,7 +272,7 @@ INLINE void output_line(const V m[6], V y[4])
     y[3] = b + 8 * d + m[5];
 }
 
-/* Where the results of a tile go: 4 x 4 of them, fewer at the edges. */
+/* Where the results of a tile go: 4 x 4 of them, over time 4 x 1, fewer at the edges. */
 typedef struct {
     int rows, columns;
     TailRow at[4][4];
@@ -255,27 +280,31 @@ typedef struct {
 
 static void find_target(const Job *j, int64_t t, Target *to)
 {
-    const int64_t image = t / (j->th * j->tw), y0 = t / j->tw % j->th * 4, x0 = t % j->tw * 4;
-    to->rows = (int)MIN(4, j->s.Ho - y0), to->columns = (int)MIN(4, j->s.Wo - x0);
+    const int64_t wide = j->across == 1 ? 1 : 4;
+    const int64_t image = t / (j->th * j->tw), y0 = t / j->tw % j->th * 4, x0 = t % j->tw * wide;
+    to->rows = (int)MIN(4, j->s.Ho - y0), to->columns = (int)MIN(wide, j->s.Wo - x0);
     for (int y = 0; y < to->rows; y++)
         for (int x = 0; x < to->columns; x++)
             to->at[y][x] = tail_row(&j->tail, j->call->out, (image * j->s.Ho + y0 + y) * j->s.Wo + x0 + x);
 }
 
 /* Result channels [c, c + n) of a tile, from its sums at m. */
-INLINE void output_tile(const Job *j, const Target *to, const float *m, int64_t c, int64_t n)
+INLINE void output_tile(const Job *j, const int across, const Target *to, const float *m, int64_t c,
+                        int64_t n)
 {
     V e[6][4];
-    UNROLL for (int x = 0; x < 6; x++)
+    UNROLL for (int x = 0; x < across; x++)
     {
         V line[6];
-        UNROLL for (int y = 0; y < 6; y++) line[y] = ld(m + (y * 6 + x) * m_place(j));
+        UNROLL for (int y = 0; y < 6; y++) line[y] = ld(m + (y * across + x) * m_place(j));
         output_line(line, e[x]);
     }
     for (int y = 0; y < to->rows; y++) {
-        const V line[6] = {e[0][y], e[1][y], e[2][y], e[3][y], e[4][y], e[5][y]};
-        V z[4];
-        output_line(line, z);
+        V z[4] = {e[0][y]};
+        if (across == 6) {
+            const V line[6] = {e[0][y], e[1][y], e[2][y], e[3][y], e[4][y], e[5][y]};
+            output_line(line, z);
+        }
         for (int x = 0; x < to->columns; x++)
             tail(&j->tail, to->at[y][x], z[x], (V){0}, c, n);
     }
@@ -286,7 +315,7 @@ static void run_task(const Job *j, int64_t t0, int64_t b0, int64_t n, int64_t pa
                      const float *u, float *m)
 {
     const int64_t ldm = WIDTH * NR;
-    for (int f = 0; f < PLACES; f++)
+    for (int f = 0; f < j->places; f++)
         for (int64_t p = 0; p < count; p++)
             for (int64_t k = 0; k < j->s.I; k += DEPTH)
                 product(j->v + f * v_place(j) + b0 * j->ldv + k, j->ldv,
@@ -297,7 +326,10 @@ static void run_task(const Job *j, int64_t t0, int64_t b0, int64_t n, int64_t pa
         Target to;
         find_target(j, t0 + b0 + t, &to);
         for (int64_t c = c0; c < c1; c += VL)
-            output_tile(j, &to, m + t * ldm + c - c0, c, c1 - c);
+            if (j->across == 1)
+                output_tile(j, 1, &to, m + t * ldm + c - c0, c, c1 - c);
+            else
+                output_tile(j, 6, &to, m + t * ldm + c - c0, c, c1 - c);
     }
 }
 
