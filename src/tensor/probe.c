@@ -470,15 +470,19 @@ static CallClass class_of(const Call *c)
     }
 }
 
-/* Products of F(4x4,3x3): 36 for each tile of 4x4 results and pair of channels. Tiles at the edge are whole
- * ones, so a picture of a pixel or two is cheaper done directly. */
+/* Products of F(4x4,3x3): 36 for each tile of 4x4 results and pair of channels; of F(4,3) over frames: 6 for 4
+ * frames. Tiles at the edge are whole ones, so a picture of a pixel or two is cheaper done directly. */
 static double fewest_flops(const Call *c)
 {
-    if (!is_conv3(c))
+    const int64_t *n = c->out->n, frames = c->a.frames;
+    int64_t products = 0; /* of a pair of channels */
+    if (is_conv3(c))
+        products = 36 * n[0] * ((n[1] + 3) / 4) * ((n[2] + 3) / 4);
+    else if (c->op == OP_CONVT && c->w[0]->n[2] == 3)
+        products = 6 * (n[0] / frames) * ((frames + 3) / 4) * n[1] * n[2];
+    else
         return c->flops;
-    const int64_t *n = c->out->n, tiles = n[0] * ((n[1] + 3) / 4) * ((n[2] + 3) / 4);
-    const Weight *w = c->w[0];
-    return MIN(c->flops, 2.0 * 36.0 * (double)tiles * (double)(w->n[0] * w->n[1]));
+    return MIN(c->flops, 2.0 * (double)products * (double)(c->w[0]->n[0] * c->w[0]->n[1]));
 }
 
 /* Operators that no net of ours can afford to leave to the reference loops. */
