@@ -595,7 +595,71 @@ static void a_run_makes_its_keys_once(void **state)
     free(one), free(two);
 }
 
-TESTS(a_clip_that_texts_share_gives_what_copies_of_it_give, the_call_says_whether_it_gives_keys,
-      inputs_that_do_not_go_together_are_refused, gradients_through_the_repetition_are_those_of_copies,
-      stable_diffusion_saves_what_it_shares, modelscope_shares_its_layers_over_time_too,
-      repetitions_are_planned_and_timed_like_any_operator, a_run_makes_its_keys_once)
+/* ---- a call that is cancelled ------------------------------------------------------------ */
+
+static atomic_int stop;
+static int ops_left;
+
+static int supports_all(const Cx *cx, Call *call, bool backward)
+{
+    return backend_ref.supports(cx, call, backward);
+}
+
+/* Computes nothing, for nobody looks at values; cancels with the last operator that is let through. */
+static int count_only(Cx *cx, const Call *call)
+{
+    (void)cx, (void)call;
+    if (--ops_left == 0)
+        atomic_store(&stop, 1);
+    return 0;
+}
+
+/* true: the network ended before so many operators were done. */
+static bool cancelled_after(int ops, Unet *unet, const Inputs *in, Manner way)
+{
+    static Backend counting = {.name = "counting", .slot = -1, .supports = supports_all};
+    const Backend *const chain[] = {&counting, &backend_ref, NULL};
+    gimbal_error err = {0};
+    Cx cx = {0};
+    Tensor room[3], *list[3];
+    UnetCall call = {.unet = unet, .frames = in->F, .norm_clip = true, .keyed = way.keyed};
+    for (int op = 0; op < OP_COUNT; op++)
+        counting.forward[op] = count_only;
+    atomic_store(&stop, 0), ops_left = ops;
+    cx_init(&cx, chain, 1, &err);
+    cx.cancel = &stop;
+    call_inputs(in, unet, way.shared, way.keyed, room, list);
+    const Tensor *y = unet_forward(&cx, &call, list);
+    check((y != NULL) == (err.code == 0) && (y || err.code == GIMBAL_ECANCEL), "after %d operators: %.400s",
+          ops, err.msg);
+    cx_free(&cx);
+    return y != NULL;
+}
+
+/* Found by a run that crashed: where the first text is met, a tensor that was not made was asked its shape.
+ */
+static void a_call_may_be_cancelled_after_any_operator(void **state)
+{
+    (void)state;
+    for (int i = 0; i < SHAPES; i++) {
+        const UnetShape shape = shape_at(i);
+        Net net;
+        net_make(&net, &shape);
+        Inputs *in = inputs_make(2, 3);
+        if (i != NOWHERE)
+            make_keys(in, net.unet);
+        for (int k = 0; k < (i == NOWHERE ? 2 : 4); k++) {
+            int n = 1;
+            while (n < 2000 && !cancelled_after(n, net.unet, in, (Manner){.shared = k & 1, .keyed = k & 2}))
+                n++;
+            check(n > 20 && n < 2000, "%d operators", n);
+        }
+        inputs_free(in), net_free(&net);
+    }
+}
+
+TESTS(a_call_may_be_cancelled_after_any_operator, a_clip_that_texts_share_gives_what_copies_of_it_give,
+      the_call_says_whether_it_gives_keys, inputs_that_do_not_go_together_are_refused,
+      gradients_through_the_repetition_are_those_of_copies, stable_diffusion_saves_what_it_shares,
+      modelscope_shares_its_layers_over_time_too, repetitions_are_planned_and_timed_like_any_operator,
+      a_run_makes_its_keys_once)

@@ -300,6 +300,8 @@ Tensor *transformer_forward(Cx *cx, Transformer *t, Tensor *x, TextInput text, i
         return NULL;
     if (text.of)
         x = for_clips(cx, x, text.of->n[0], frames);
+    if (!x)
+        return NULL;
     h = op_view(cx, h, 4, (int64_t[]){h->n[0], x->n[1], x->n[2], t->inner});
     return op_linear(cx, h, &t->proj_out[0], (Epi){.bias = &t->proj_out[1], .add = x});
 }
