@@ -10,13 +10,14 @@ SEED := 24
 PREFIX ?= /usr/local
 PYTHON ?= python3
 
-.PHONY: help setup build demo test bench bench-full bench-peer asan tsan fuzz check format install clean
+.PHONY: help setup build demo test results results-full bench bench-full bench-peer asan tsan fuzz check format install clean
 
 help:
 	@echo 'make demo     install Debian packages if needed, build, make demo/plain.mp4, demo/freeinit.mp4, demo/sheet.png'
 	@echo 'make test     the same set-up, then all tests'
 	@echo 'make build    the release build alone: $(GIMBAL)'
 	@echo 'make install  program, library, header and example model into PREFIX ($(PREFIX)), staged in DESTDIR if given'
+	@echo 'make results  the evidence for FreeInit and its kin, short form (20 minutes); results-full: docs/RESULTS.md (hours, resumes)'
 	@echo 'make bench    gimbal beside PyTorch, a short form; bench-full: the sizes people run; bench-peer: gets PyTorch from PyPI'
 	@echo 'make asan     all tests under AddressSanitizer and UBSan'
 	@echo 'make tsan     what threads share, under ThreadSanitizer'
@@ -51,6 +52,15 @@ bench-full: build
 
 bench-peer:
 	@$(PYTHON) bench/compare.py --install
+
+# what was made stays in build/results*/scores.jsonl: an interrupted run goes on where it was
+results: build
+	@mkdir -p build/results && GOMP_SPINCOUNT=1000 build/release/results short build/results > build/results/tables && mv build/results/tables build/results/RESULTS.md
+	@cat build/results/RESULTS.md
+
+results-full: build
+	@mkdir -p build/results-full && GOMP_SPINCOUNT=1000 build/release/results full build/results-full > build/results-full/tables && mv build/results-full/tables build/results-full/RESULTS.md
+	@echo 'build/results-full/RESULTS.md'
 
 asan: setup
 	@mkdir -p build && cmake --preset asan > build/asan.log 2>&1 || { cat build/asan.log; exit 1; }

@@ -7,10 +7,12 @@
  *   fault.c     a model file that shrinks while it is mapped
  *   preview.c   a picture of the running clip                manual.c  man page and completions
  *   resume.c    the state of a running clip beside OUT
+ *   file.c      files that appear whole or not at all
  *   output.c    where pictures go: a clip through media.h, or a tensor in a safetensors file
  *   clip.c      one clip of generate, from settings to files      recipe.c  recipes in and out of files
  *   video.c     the clip that generate --video begins from
  *   generate.c decode.c info.c sheet.c tokenize.c encode_text.c noise.c bench.c   one subcommand each
+ *   measure.c and what belongs to it   see measure.h
  *
  * stdout holds results only; words go to stderr. A function returns GIMBAL_OK or an error code with *err
  * filled; main alone prints it. */
@@ -42,6 +44,7 @@ typedef struct {
         const char *name, *value; /* name: the table's */
     } * flags;
     const char **words; /* what is no flag, in order */
+    int *flags_before;  /* [n_words]: how many flags stand before each word */
     int n_flags, n_words;
     bool help;
 } Args;
@@ -56,7 +59,9 @@ typedef struct {
     const char *more; /* end of its --help, or NULL */
     int (*run)(const Args *, gimbal_error *);
 } Command;
-#define COMMANDS(X) X(generate) X(decode) X(noise) X(info) X(sheet) X(tokenize) X(encode_text) X(bench)
+#define COMMANDS(X)                                                                                          \
+    X(generate)                                                                                              \
+    X(decode) X(noise) X(info) X(sheet) X(tokenize) X(encode_text) X(bench) X(measure) X(compare) X(analyze)
 #define COMMAND_EXTERN(name) extern const Command command_##name;
 COMMANDS(COMMAND_EXTERN)
 const Command *command_at(int i); /* NULL past the end */
@@ -93,6 +98,9 @@ int check_place(const char *path, gimbal_error *);
 bool names_clips(const char *path);
 /* Is it a format of single pictures (.png, .jpg), which holds a clip only as a sequence? */
 bool names_pictures(const char *path);
+/* A file of head and body that appears whole or not at all (file.c); body_size 0: of the head alone. EIO. */
+int write_whole(const char *path, const void *head, size_t head_size, const void *body, size_t body_size,
+                gimbal_error *);
 /* The name of clip `number` of several: its %d filled in, or the number before the ending; before the
  * pictures' number in a sequence. Caller frees; NULL: no memory. */
 char *numbered_path(const char *path, int number);

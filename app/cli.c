@@ -102,13 +102,15 @@ int args_read(Args *args, const Command *command, int argc, char **argv, gimbal_
     TRY(join_tables(args, command, err));
     args->flags = calloc((size_t)argc + 1, sizeof *args->flags);
     args->words = calloc((size_t)argc + 1, sizeof *args->words);
-    if (!args->flags || !args->words)
+    args->flags_before = calloc((size_t)argc + 1, sizeof *args->flags_before);
+    if (!args->flags || !args->words || !args->flags_before)
         return fail_memory(err);
     for (int i = 0; i < argc && !args->help; i++) {
         const char *word = argv[i];
-        if (!flags || word[0] != '-' || !word[1])
+        if (!flags || word[0] != '-' || !word[1]) {
+            args->flags_before[args->n_words] = args->n_flags;
             args->words[args->n_words++] = word;
-        else if (!strcmp(word, "--"))
+        } else if (!strcmp(word, "--"))
             flags = false;
         else if (!strcmp(word, "-h") || !strcmp(word, "--help"))
             args->help = true;
@@ -155,6 +157,7 @@ void args_free(Args *args)
 {
     free(args->flags);
     free(args->words);
+    free(args->flags_before);
 }
 
 /* ---- help -------------------------------------------------------------------------------- */

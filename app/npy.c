@@ -9,11 +9,9 @@
 #include "app/app.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
-#include <unistd.h>
 
 static const char magic[] = "\x93NUMPY\1"; /* and a 0, its own */
 enum { MAGIC = 8, PREFIX = MAGIC + 2, ALIGN = 64, HEADER_ROOM = 256, MOST_DIMS = 6 };
@@ -44,63 +42,13 @@ static size_t make_header(char out[HEADER_ROOM], const int64_t *n, int nd)
     return all;
 }
 
-/* A new file beside the target: *out its name, caller frees. Negative after complain(). */
-static int open_beside(const char *path, char **out, gimbal_error *err)
-{
-    const char *slash = strrchr(path, '/');
-    const int folder = slash ? (int)(slash - path) + 1 : 0;
-    int fd = -1;
-    for (int i = 0; fd < 0 && i < 16; i++) {
-        if (asprintf(out, "%.*s.gimbal-%d-%d.npy", folder, path, (int)getpid(), i) < 0) {
-            *out = NULL;
-            return fail_memory(err);
-        }
-        fd = open(*out, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
-        if (fd >= 0)
-            return fd;
-        free(*out);
-        *out = NULL;
-        if (errno != EEXIST)
-            break;
-    }
-    return complain(err, GIMBAL_EIO, NULL, "%s: cannot be written: %s", path, strerror(errno));
-}
-
-static bool write_all(int fd, const void *data, size_t size)
-{
-    for (const char *at = data; size;) {
-        const ssize_t n = write(fd, at, size);
-        if (n < 0 && errno != EINTR)
-            return false;
-        at += n > 0 ? n : 0, size -= n > 0 ? (size_t)n : 0;
-    }
-    return true;
-}
-
 int npy_write(const char *path, const float *x, const int64_t *n, int nd, gimbal_error *err)
 {
-    struct stat st;
-    char header[HEADER_ROOM], *beside = NULL;
+    char header[HEADER_ROOM];
     size_t count = 1;
     for (int i = 0; i < nd; i++)
         count *= (size_t)n[i];
-    if (!stat(path, &st) && !S_ISREG(st.st_mode))
-        return complain(err, GIMBAL_EIO, NULL, "%s: is a device or folder, expected a regular file", path);
-    const int fd = open_beside(path, &beside, err);
-    if (fd < 0)
-        return fd;
-    const bool written =
-        write_all(fd, header, make_header(header, n, nd)) && write_all(fd, x, count * sizeof *x);
-    int reason = written ? 0 : errno;
-    if (close(fd) && !reason)
-        reason = errno;
-    if (!reason && rename(beside, path))
-        reason = errno;
-    if (reason)
-        unlink(beside);
-    free(beside);
-    return reason ? complain(err, GIMBAL_EIO, NULL, "%s: cannot be written: %s", path, strerror(reason))
-                  : GIMBAL_OK;
+    return write_whole(path, header, make_header(header, n, nd), x, count * sizeof *x, err);
 }
 
 /* ---- in ---------------------------------------------------------------------------------- */

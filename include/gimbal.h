@@ -173,8 +173,8 @@ typedef struct {
     const gimbal_option *options;     /* NULL: none */
 } gimbal_plugin;
 
-/* The i-th entry of registry `kind` ("noise", "reinit", "sampler", "family"), from 0; EUSAGE past the end.
- * What *out points to is constant. */
+/* The i-th entry of registry `kind` ("noise", "reinit", "sampler", "family", "metric"), from 0; EUSAGE past
+ * the end. What *out points to is constant. */
 GIMBAL_API int gimbal_plugin_at(const char *kind, int i, gimbal_plugin *out);
 
 /* ---- engine: a loaded model, immutable, may be shared by threads ------------------------- */
@@ -330,6 +330,108 @@ GIMBAL_API int gimbal_mask_power(const char *spec, int *power, gimbal_error *err
  * published, loses some. EUSAGE, ENOMEM. */
 GIMBAL_API int gimbal_mix(const float *low, const float *high, const float *mask, int power,
                           gimbal_shape shape, float *out, gimbal_error *err);
+
+/* ---- studies ----------------------------------------------------------------------------- */
+
+/* The forward process x_t = a(t) x0 + s(t) eps, abar = a^2, s^2 = 1 - abar, and the timesteps that one full
+ * pass samples. One block of memory: free() it. */
+typedef struct {
+    const char *betas;         /* "linear", "scaled_linear", ..., or "trained": a list in the model's file */
+    const char *spacing;       /* "leading", "linspace", "trailing" */
+    const char *sampler;       /* in registry "sampler" */
+    int timesteps, steps;      /* trained on; sampled */
+    int zero_snr;              /* 1: nothing of the clip is left at the last timestep */
+    double start;              /* what the sampler multiplies unit noise by before its first step */
+    const double *alpha_bar;   /* [timesteps] */
+    const double *t;           /* [steps] descending, may be fractional */
+    const double *t_alpha_bar; /* [steps] abar there */
+} gimbal_schedule;
+
+/* A model's schedule, or with engine NULL Stable Diffusion's (betas 0.00085 to 0.012, 1000 timesteps). betas,
+ * spacing, sampler NULL and steps 0: the model's own, or linear, leading, ddim and 25. On success *out is the
+ * caller's, free(); on error it is NULL. EUSAGE, EFORMAT, ENOMEM. */
+GIMBAL_API int gimbal_schedule_of(gimbal_schedule **out, const gimbal_engine *, const char *betas,
+                                  const char *spacing, const char *sampler, int steps, gimbal_error *err);
+
+/* One radial band of spatio-temporal frequency. power: mean over its bins and the channels of |X|^2 / (F h
+ * w), so that white noise of variance 1 has power 1, and powers times counts times channels add up to the sum
+ * of squares. Powers and correlation of a band without bins are NaN, correlation also where one of the two is
+ * zero. */
+typedef struct {
+    int64_t count;         /* bins of one channel; all bands together have F h w */
+    double power, power_y; /* of x, of y */
+    double correlation;    /* of x and y: sum Re X conj Y / sqrt(sum |X|^2 sum |Y|^2), the mean included */
+} gimbal_band;
+
+/* Bands of x [C,F,h,w] and y, or of x alone (y NULL: y is x). Band i holds radii from edges[i-1] up to but
+ * without edges[i]; the first begins at 0, the last has no end: edges [n-1], ascending. The radius is
+ * FreeInit's, sqrt((ratio f_t)^2 + f_y^2 + f_x^2), with f = 1 at Nyquist and ratio = ds / dt (Wu et al.,
+ * FreeInit, ECCV 2024). out [n]. EUSAGE, ENOMEM. */
+GIMBAL_API int gimbal_bands(const float *x, const float *y, gimbal_shape shape, const double *edges, int n,
+                            double ratio, gimbal_band *out, gimbal_error *err);
+
+/* ---- measuring clips --------------------------------------------------------------------- */
+
+/* Dense optical flow between two pictures [height][width][3] of the same size: out [height][width][2], x
+ * (right) and y (down) in pixels: what lies at p in a lies at p + out(p) in b. GIMBAL_OK or an error code.
+ * Several calls run side by side, on the meter's threads. The library has none of its own without weights:
+ * the caller brings one (the program: OpenCV's DIS). */
+typedef int (*gimbal_flow)(void *user, const uint8_t *a, const uint8_t *b, int width, int height, float *out,
+                           gimbal_error *err);
+
+/* What to measure. Fill with gimbal_measure_defaults, then change fields; texts and pictures are borrowed
+ * until gimbal_measure_free. */
+typedef struct {
+    size_t size;        /* sizeof(gimbal_measure_order), set by gimbal_measure_defaults */
+    const char *scores; /* names of scores, or of metrics for all their scores, with commas between; NULL: all
+                           that need no weights, and whose flow is there */
+    const char *weights;  /* folder of the networks' safetensors files, or NULL */
+    const char *prompt;   /* for clipsim, or NULL */
+    const uint8_t *image; /* the picture the clip began with [image_height][image_width][3], or NULL: its own
+                             first frame */
+    int image_width, image_height;
+    int antialias; /* of resizing for networks: 0 or 1; -1: as each metric's definition says */
+    int width, height;
+    double fps;       /* 0: unknown; metrics that count in seconds then take 8 */
+    int threads;      /* 0: what affinity and cgroup allow */
+    gimbal_flow flow; /* or NULL */
+    void *flow_user;
+} gimbal_measure_order;
+GIMBAL_API void gimbal_measure_defaults(gimbal_measure_order *);
+
+/* One score of a clip. Texts and arrays live until gimbal_measure_free. */
+typedef struct {
+    const char *name;       /* "warp_error" */
+    const char *metric;     /* in registry "metric" */
+    const char *definition; /* identifier of what was computed, options included */
+    const char *help;       /* what it says, in a few words */
+    const char *weights;    /* SHA-256 of the network's file, or NULL */
+    int better;             /* 1: higher is better, -1: lower, 0: neither */
+    double value;           /* NaN: not defined for this clip; `why` says why */
+    const char *why;        /* or NULL */
+    const double *values;   /* [frames] per frame, or for the pair of a frame and the one before it; NaN where
+                               there   is none; NULL: the score has no such values */
+} gimbal_score;
+
+typedef struct gimbal_meter gimbal_meter;
+/* Opens what the scores need. On success *out is the caller's, to be given to gimbal_measure_free; on error
+ * it is NULL. EUSAGE: an unknown score (the nearest is named), a size that cannot be, a prompt that is wanted
+ * and not there; EMODEL: a network that is not in `weights`; ENOSUP: flow is needed and there is none. */
+GIMBAL_API int gimbal_measure_begin(gimbal_meter **out, const gimbal_measure_order *, gimbal_error *err);
+/* The next frame, [height][width][3]. Memory does not grow with the number of frames but for a few numbers of
+ * each. ENOMEM, or what a flow or network said. */
+GIMBAL_API int gimbal_measure_frame(gimbal_meter *, const uint8_t *rgb, gimbal_error *err);
+/* No more frames follow: the scores become known. EUSAGE without any frame. */
+GIMBAL_API int gimbal_measure_end(gimbal_meter *, gimbal_error *err);
+/* The i-th score, from 0, in the registry's order; EUSAGE past the end. After gimbal_measure_end. */
+GIMBAL_API int gimbal_measure_score(const gimbal_meter *, int i, gimbal_score *out);
+GIMBAL_API int gimbal_measure_frames(const gimbal_meter *);
+GIMBAL_API void gimbal_measure_free(gimbal_meter *); /* NULL is fine */
+
+/* The logits of I3D (Kinetics-400) for a clip [frames][height][width][3], the features of Frechet video
+ * distance: out [400]. At least 9 frames. EMODEL without the network in `weights`. */
+GIMBAL_API int gimbal_measure_logits(const char *weights, const uint8_t *rgb, int frames, int width,
+                                     int height, float *out, gimbal_error *err);
 
 /* ---- benchmarks -------------------------------------------------------------------------- */
 

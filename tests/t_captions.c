@@ -72,7 +72,7 @@ static void the_judge_reads_what_the_reference_judge_reads(void **state)
         check_ok(gimbal_decode(run, latents + (size_t)k * LATENT, gimbal_latent_shape(run), keep_frame, clip,
                                &err),
                  err);
-        toy_read(clip->rgb, read);
+        toy_read(clip->rgb, TOY_FRAMES, read);
         for (int a = 0; a < TOY_ATTRIBUTES; a++)
             differ += read[a] != (int)reference[k * TOY_ATTRIBUTES + a];
     }
@@ -111,7 +111,7 @@ static void captions_come_true_as_often_as_with_diffusers(void **state)
                    k);
         check_ok(gimbal_decode(run, latents, gimbal_latent_shape(run), keep_frame, clip, &err), err);
         gimbal_end(run);
-        toy_read(clip->rgb, read);
+        toy_read(clip->rgb, TOY_FRAMES, read);
         for (int a = 0; a < TOY_ATTRIBUTES; a++) {
             ours_right += read[a] == truth[a];
             theirs_right += (int)reference[k * TOY_ATTRIBUTES + a] == truth[a];

@@ -3,8 +3,9 @@
 # Says what it does; uses sudo when not root.
 set -euo pipefail
 
-packages="gcc libc6-dev cmake ninja-build pkg-config libdnnl-dev libkissfft-dev libjansson-dev libutf8proc-dev libssl-dev libcmocka-dev
-    libavformat-dev libavcodec-dev libavfilter-dev libswscale-dev libavutil-dev"
+packages="gcc g++ libc6-dev cmake ninja-build pkg-config libdnnl-dev libkissfft-dev libjansson-dev libutf8proc-dev libssl-dev libcmocka-dev
+    libavformat-dev libavcodec-dev libavfilter-dev libswscale-dev libavutil-dev liblapacke-dev
+    libopencv-video-dev"
 
 missing=""
 for package in $packages; do

@@ -2,10 +2,10 @@
  *
  *     bound = sum over operators of count * max(FLOPs needed / peak, bytes / bandwidth)
  *
- * FLOPs needed: the products of Winograd's F(4x4,3x3) for a 3x3 convolution of stride 1 and of F(4,3) for one over
- * three frames, by definition elsewhere; peak: of bf16 products where the operator may make them, else of float32.
- * Small tensors may lie in a cache that is faster than memory, so a single operator can come out a little under
- * its bound.
+ * FLOPs needed: the products of Winograd's F(4x4,3x3) for a 3x3 convolution of stride 1 and of F(4,3) for one
+ * over three frames, by definition elsewhere; peak: of bf16 products where the operator may make them, else
+ * of float32. Small tensors may lie in a cache that is faster than memory, so a single operator can come out
+ * a little under its bound.
  *
  * Knows plans' reports. Refuses to know networks and how rows are shown. */
 #include "diffusion/bench.h"

@@ -6,6 +6,7 @@
  *
  * Knows names and option tables. Refuses to know what a plug-in does. */
 #include "diffusion/diffusion.h"
+#include "metric/metric.h" /* the table's rows alone */
 
 #include <string.h>
 
@@ -117,9 +118,12 @@ int gimbal_plugin_at(const char *kind, int i, gimbal_plugin *out)
             *out = (gimbal_plugin){*row->name, *row->help, *row->source, *row->options};
             return GIMBAL_OK;
         }
+    const Metric *metric = strcmp(kind, "metric") ? NULL : metric_at(i);
+    if (metric)
+        *out = (gimbal_plugin){metric->name, metric->help, metric->source, NULL};
     const Family *family = strcmp(kind, "family") ? NULL : family_at(i);
     if (!family)
-        return GIMBAL_EUSAGE;
+        return metric ? GIMBAL_OK : GIMBAL_EUSAGE;
     *out = (gimbal_plugin){family->name, family->help, family->source, NULL};
     return GIMBAL_OK;
 }

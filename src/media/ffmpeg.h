@@ -8,6 +8,7 @@
  *   pixels.c   a decoded picture -> RGB, upright, of the wanted size
  *   webp.c     animated WebP, which FFmpeg does not read
  *   whole.c    files that were cut short
+ *   png.c      one picture as PNG in memory
  *
  * A format is data: everything between RGB pictures and bytes in a file is a filter graph, an encoder and a
  * container that FFmpeg has, so that a new format is one struct and one line. */

@@ -36,6 +36,10 @@ void media_abort(media_writer *);
 /* Rough peak of anonymous memory that writing such a clip takes. */
 uint64_t media_bytes(const char *path, int width, int height, int frames);
 
+/* The bytes of a PNG file of one picture [height][width][3]: *out [*size], the caller's (free). EUSAGE: a
+ * size that cannot be; ENOSUP: no such encoder here. */
+int media_png(const uint8_t *rgb, int width, int height, uint8_t **out, size_t *size, gimbal_error *err);
+
 typedef struct {
     int width, height;           /* of the pictures that media_get gives, upright */
     int file_width, file_height; /* before scaling, upright: what media_open would give */
@@ -59,6 +63,9 @@ int media_open_scaled(media_reader **out, const char *path, int width, int heigh
 int media_get(media_reader *, uint8_t *rgb, gimbal_error *err);
 /* The recipe stored in the file or beside it (OUT.json); caller frees. 0 with *text NULL: there is none. */
 int media_recipe(const char *path, char **text, gimbal_error *err);
+/* Have the pictures read so far come at uneven times (a variable frame rate)? Animated WebP is not looked at.
+ */
+int media_uneven(const media_reader *);
 void media_free(media_reader *); /* NULL is fine */
 
 #endif

@@ -12,6 +12,7 @@
 #include "media/ffmpeg.h"
 
 #include <errno.h>
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -29,7 +30,9 @@ struct media_reader {
     WebpClip *webp;              /* instead of demuxer and decoder */
     bool flushing;               /* the file has ended, the decoder may still hold pictures */
     int64_t pictures, last_byte; /* decoded from this file; read from it */
-    bool waiting;                /* frame holds a picture that media_get has not given yet */
+    double shown, gap;    /* time of the last picture, from the first to the second; in the stream's ticks */
+    bool uneven, untimed; /* some other gap differs from that one by more than a fifth; a time was missing */
+    bool waiting;         /* frame holds a picture that media_get has not given yet */
     AVPacket *packet;
     AVFrame *frame;
     Pixels pixels;
@@ -150,6 +153,21 @@ static int feed(media_reader *r, gimbal_error *err)
     return code < 0 ? fail_av(err, code, r->path, "decoding") : GIMBAL_OK;
 }
 
+/* Containers count time in ticks that a frame need not be a whole number of: one more or less says nothing.
+ * In double, because times are the file's word and their differences may overflow. */
+static void watch_time(media_reader *r)
+{
+    const int64_t time = r->frame->pts; /* not the decoder's best guess */
+    const double gap = (double)time - r->shown;
+    if (time == AV_NOPTS_VALUE)
+        r->untimed = true;
+    if (r->pictures == 2)
+        r->gap = gap;
+    if (r->pictures > 2 && !r->untimed && fabs(gap - r->gap) > MAX(1.0, r->gap / 5))
+        r->uneven = true;
+    r->shown = (double)time;
+}
+
 /* 1: r->frame holds the file's next picture; 0: there is none; negative: error. */
 static int next_in_file(media_reader *r, gimbal_error *err)
 {
@@ -167,6 +185,7 @@ static int next_in_file(media_reader *r, gimbal_error *err)
         TRY(feed(r, err));
     }
     r->pictures++;
+    watch_time(r);
     if (r->frame->decode_error_flags || (r->frame->flags & AV_FRAME_FLAG_CORRUPT))
         return fail(err, GIMBAL_EFORMAT, "%s: a picture is damaged", r->path);
     return 1;
@@ -330,6 +349,11 @@ int media_get(media_reader *r, uint8_t *rgb, gimbal_error *err)
         code = pixels_rgb(&r->pixels, r->frame, orientation(r), r->width, r->height, rgb, r->path, err);
     av_frame_unref(r->frame);
     return code ? code : 1;
+}
+
+int media_uneven(const media_reader *r)
+{
+    return r->uneven;
 }
 
 void media_free(media_reader *r)

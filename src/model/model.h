@@ -176,6 +176,72 @@ int vae_resnets(const Vae *);          /* of each of the decoder's levels */
 int vae_width(const Vae *, int level); /* channels of the decoder's level behind its first ResNet */
 int vae_middle_width(const Vae *);
 
+/* ---- vision transformers of metrics: vit.c ----------------------------------------------- */
+
+/* Whose names the file has: DINO's own, transformers' ViTModel, or the vision tower of CLIPModel. */
+typedef enum { VIT_DINO, VIT_HF, VIT_CLIP, VIT_SPELLINGS } VitSpelling;
+const char *vit_mark(VitSpelling); /* a tensor that only such files have */
+typedef struct Vit Vit;
+/* Sizes are read off the set's tensors, whose names begin with `prefix`. heads 0: heads are 64 wide. EMODEL.
+ */
+int vit_build(Vit **out, Arena *keep, const WeightSet *, const char *prefix, VitSpelling, int heads,
+              gimbal_error *err);
+void vit_params(void *vit, Params *);
+void vit_bound(Vit *);      /* to be called once the weights are bound */
+int vit_width(const Vit *); /* of a feature */
+/* Positions for pictures of h x w (CLIP knows its own size only). EMODEL, ENOMEM. */
+int vit_place(Vit *, int h, int w, gimbal_error *err);
+/* in: normalised pictures [n,h,w,3] of the size that vit_place was told -> features [n,width], as the network
+ * gives them */
+Tensor *vit_forward(Cx *, void *vit, Tensor **in);
+void vit_drop(Vit *); /* weights' packs and positions, before the arena goes; NULL is fine */
+extern const char *const vit_ignore[];
+
+/* ---- convolutions with folded batch norm: normed.c --------------------------------------- */
+
+typedef enum { SQUASH_NONE, SQUASH_RELU, SQUASH_SIGMOID, SQUASH_TANH } Squash;
+typedef struct {
+    int in, out, k[3]; /* frames (0: none, 4 dimensions), height, width */
+    bool bias;
+    Weight w[2], norm[4]; /* weight, bias; scale, shift, mean, variance of the batch norm, if there is one */
+} Normed;
+/* Names of the convolution and of its batch norm, which may be NULL. */
+void normed_params(Params *, const char *conv, const char *norm, Normed *);
+/* Once bound: w becomes [out,k*in,h,w] with the norm inside, float32, from `keep`. */
+int normed_fold(Normed *, float eps, Arena *keep, gimbal_error *err);
+/* Eager runs only. x [N,H,W,k*in] -> [N,Ho,Wo,out] */
+Tensor *normed_conv(Cx *, Normed *, Tensor *x, int stride, const int pad[4], Squash);
+/* In place, dense tensors; returns t. */
+Tensor *squash(Cx *, Tensor *t, Squash);
+
+/* ---- optical flow: raft.c ---------------------------------------------------------------- */
+
+/* torchvision's raft_large, or the original's raft-things. */
+typedef enum { RAFT_TORCHVISION, RAFT_ORIGINAL, RAFT_SPELLINGS } RaftSpelling;
+enum { RAFT_STEP = 8, RAFT_LEAST = 128 }; /* sides: multiples of the first, not below the second */
+const char *raft_mark(RaftSpelling);
+typedef struct Raft Raft;
+int raft_build(Raft **out, Arena *keep, const WeightSet *, const char *prefix, RaftSpelling,
+               gimbal_error *err);
+void raft_params(void *raft, Params *);
+int raft_bound(Raft *, Arena *keep, gimbal_error *err); /* once the weights are bound */
+/* a, b [H,W,3] in -1..1 -> flow from a to b [H,W,2], x then y in pixels, after `updates` refinements. Errors
+ * are the context's too. */
+int raft_flow(Raft *, Cx *, const float *a, const float *b, int H, int W, int updates, float *flow);
+extern const char *const raft_ignore[];
+
+/* ---- features of clips: i3d.c ------------------------------------------------------------ */
+
+enum { I3D_SIDE = 224, I3D_CLASSES = 400, I3D_LEAST = 9 }; /* pixels, logits, frames */
+const char *i3d_mark(void);
+typedef struct I3d I3d;
+int i3d_build(I3d **out, Arena *keep, const WeightSet *, const char *prefix, gimbal_error *err);
+void i3d_params(void *i3d, Params *);
+int i3d_bound(I3d *, float eps, Arena *keep, gimbal_error *err); /* eps: of its batch norms */
+/* clip [T,224,224,3] in -1..1, T >= 9 -> logits [400], the mean over time. */
+int i3d_logits(I3d *, Cx *, const float *clip, int T, float *logits);
+extern const char *const i3d_ignore[];
+
 /* ---- the zoo: zoo.c, family_*.c ---------------------------------------------------------- */
 
 /* What configs lie in a folder; json NULL where a part is absent. `where` fields are paths for messages. */

@@ -14,8 +14,7 @@
 
 #include <math.h>
 
-/* Frequency of bin k of N in units of Nyquist, in -1..1; 0 for an axis of one. */
-static double frequency(int k, int N)
+double bin_frequency(int k, int N)
 {
     return N == 1 ? 0.0 : (k <= N / 2 ? k : k - N) / (N / 2.0);
 }
@@ -62,7 +61,7 @@ static void published_box(const Lowpass *p, int F, int h, int w, float *mask)
 
 void lowpass_mask(const Lowpass *p, int F, int h, int w, float *mask)
 {
-    double (*f)(int, int) = p->as_published ? published_frequency : frequency;
+    double (*f)(int, int) = p->as_published ? published_frequency : bin_frequency;
     if (p->ds == 0.0 || p->dt == 0.0) {
         for (size_t i = 0; i < (size_t)F * h * w; i++)
             mask[i] = 0.0f;

@@ -1,4 +1,5 @@
-/* signal.h: frequencies of a clip-shaped array: FFT mixing and low-pass masks.
+/* signal.h: frequencies of a clip-shaped array: FFT mixing and low-pass masks. gimbal_bands, in the public
+ * header, is this folder's too (bands.c).
  *
  * Arrays are float32 [F,h,w] per channel, row-major. Frequencies are in FFT order, DC first. The FFT is
  * complex 3-D (kissfft), unnormalised forward; the inverse here divides by F*h*w. Odd sizes are as good as
@@ -25,6 +26,9 @@ typedef struct {
     double ds, dt;
     bool as_published;
 } Lowpass;
+
+/* Frequency of bin k of N in units of Nyquist, in -1..1; 0 for an axis of one. */
+double bin_frequency(int k, int N);
 
 /* mask [F,h,w] in [0,1], computed in double, stored as float. */
 void lowpass_mask(const Lowpass *, int F, int h, int w, float *mask);

@@ -470,8 +470,8 @@ static CallClass class_of(const Call *c)
     }
 }
 
-/* Products of F(4x4,3x3): 36 for each tile of 4x4 results and pair of channels; of F(4,3) over frames: 6 for 4
- * frames. Tiles at the edge are whole ones, so a picture of a pixel or two is cheaper done directly. */
+/* Products of F(4x4,3x3): 36 for each tile of 4x4 results and pair of channels; of F(4,3) over frames: 6 for
+ * 4 frames. Tiles at the edge are whole ones, so a picture of a pixel or two is cheaper done directly. */
 static double fewest_flops(const Call *c)
 {
     const int64_t *n = c->out->n, frames = c->a.frames;

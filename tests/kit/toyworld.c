@@ -106,13 +106,13 @@ static const uint8_t *pixel(const uint8_t *clip, int f, int y, int x)
     return clip + (((size_t)f * N + y) * N + x) * 3;
 }
 
-static void find_background(const uint8_t *clip, int *texture, int *bg)
+static void find_background(const uint8_t *clip, int frames, int *texture, int *bg)
 {
     double best = INFINITY;
     for (int t = 0; t < 3; t++)
         for (int b = 0; b < 8; b++) {
             double sum = 0;
-            for (int f = 0; f < F; f += 3)
+            for (int f = 0; f < frames; f += 3)
                 for (int y = 1; y < N; y += 4)
                     for (int x = 1; x < N; x += 4)
                         sum += fmin(background_distance(pixel(clip, f, y, x), t, b, x, y), 80);
@@ -121,10 +121,10 @@ static void find_background(const uint8_t *clip, int *texture, int *bg)
         }
 }
 
-static int find_colour(const uint8_t *clip, int texture, int bg)
+static int find_colour(const uint8_t *clip, int frames, int texture, int bg)
 {
     int count[8] = {0}, best = 0;
-    for (int f = 0; f < F; f += 2)
+    for (int f = 0; f < frames; f += 2)
         for (int y = 0; y < N; y += 2)
             for (int x = 0; x < N; x += 2) {
                 const uint8_t *p = pixel(clip, f, y, x);
@@ -272,22 +272,53 @@ static int find_motion(const Subject *seen, int n, int shape, double *radius)
     return twist < 0.86 ? SPIN : STILL;
 }
 
-void toy_read(const uint8_t *clip, int measured[TOY_ATTRIBUTES])
+/* Subjects of the frames that show one, in order; *at: their frames' numbers. */
+static int find_subjects(const uint8_t *clip, int frames, int attributes[TOY_ATTRIBUTES], Subject *seen,
+                         int *at)
 {
-    static Subject seen[F];
     int texture = 0, bg = 0, n = 0;
-    find_background(clip, &texture, &bg);
-    const int colour = find_colour(clip, texture, bg);
-    for (int f = 0; f < F; f++)
-        n += find_subject(clip, f, texture, bg, colour, &seen[n]);
-    int size = -1, shape = -1, motion = -1;
-    if (n >= 8) {
-        double r;
-        shape = find_shape(seen, n);
-        motion = find_motion(seen, n, shape, &r);
-        r /= motion == GROW ? 0.9 : 1.0;
-        size = r < 16.8 ? 0 : r < 23.2 ? 1 : 2;
+    find_background(clip, frames, &texture, &bg);
+    const int colour = find_colour(clip, frames, texture, bg);
+    for (int f = 0; f < frames; f++)
+        if (find_subject(clip, f, texture, bg, colour, &seen[n]))
+            at[n++] = f;
+    const int all[] = {-1, colour, -1, -1, bg, texture};
+    memcpy(attributes, all, sizeof all);
+    return n;
+}
+
+void toy_read(const uint8_t *clip, int frames, int measured[TOY_ATTRIBUTES])
+{
+    Subject seen[F];
+    int at[F];
+    const int n = find_subjects(clip, frames, measured, seen, at);
+    if (n < frames / 2)
+        return;
+    double r;
+    const int shape = find_shape(seen, n), motion = find_motion(seen, n, shape, &r);
+    r /= motion == GROW ? 0.9 : 1.0;
+    measured[0] = r < 16.8 ? 0 : r < 23.2 ? 1 : 2;
+    measured[2] = shape;
+    measured[3] = frames == F ? motion : -1;
+}
+
+int toy_track(const uint8_t *clip, int frames, double *speed, double *jitter)
+{
+    Subject seen[F];
+    int at[F], ignored[TOY_ATTRIBUTES], steps = 0, turns = 0;
+    const int n = find_subjects(clip, frames, ignored, seen, at);
+    double way = 0, sum = 0;
+    for (int i = 1; i < n; i++) {
+        if (at[i] - at[i - 1] != 1)
+            continue;
+        const double dx = seen[i].cx - seen[i - 1].cx, dy = seen[i].cy - seen[i - 1].cy;
+        way += hypot(dx, dy), steps++;
+        if (i < 2 || at[i - 1] - at[i - 2] != 1)
+            continue;
+        const double ex = seen[i - 1].cx - seen[i - 2].cx, ey = seen[i - 1].cy - seen[i - 2].cy;
+        sum += (dx - ex) * (dx - ex) + (dy - ey) * (dy - ey), turns++;
     }
-    const int all[] = {size, colour, shape, motion, bg, texture};
-    memcpy(measured, all, sizeof all);
+    *speed = steps ? way / steps : 0;
+    *jitter = turns ? sqrt(sum / turns) : 0;
+    return n >= frames / 2 && turns > 0;
 }

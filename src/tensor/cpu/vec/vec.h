@@ -36,7 +36,7 @@
     X(avx2, __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))                                 \
     X(wide, __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))                                 \
     X(avx512, VEC_AVX512)                                                                                    \
-    X(avx512bf16, VEC_AVX512 && __builtin_cpu_supports("avx512bf16"))
+    X(avx512bf16, VEC_AVX512 &&__builtin_cpu_supports("avx512bf16"))
 #else
 #define VEC_ISAS(X) X(base, 1)
 #endif
