@@ -145,6 +145,8 @@ static int measure_all(Job *job, const char *const *paths, int n, gimbal_error *
             continue;
         fprintf(stderr, "gimbal: warning: %s\n", own.msg);
         job->code = job->code ? job->code : code;
+        if (job->page)
+            page_text(job->page, "Not measured: %s", own.msg);
         if (json_array_append_new(job->failed, json_pack("{s:o, s:o}", "path", json_text(paths[i]), "error",
                                                          json_text(own.msg))))
             return fail_memory(err);
@@ -191,7 +193,9 @@ static int run_clips(Job *job, const Args *args, gimbal_error *err)
         return fail_memory(err);
     if (job->flags.report) {
         TRY(check_place(job->flags.report, err));
-        job->page = page_begin("How steady are these clips?", NULL);
+        job->page = page_begin(
+            "How steady are these clips?",
+            "Scores of consistency beside those of motion: a frozen clip is perfectly consistent.");
         if (!job->page)
             return fail_memory(err);
     }
