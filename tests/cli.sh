@@ -7,28 +7,10 @@ TINY="--model tests/golden/models/animatediff-tiny --motion tests/golden/models/
 TOY="--model models/toyworld"
 SMALL="--prompt cat --frames 5 --width 72 --height 40 --steps 2" # odd, not square
 RUNS=tests/golden/runs
-work=$(mktemp -d)
-trap 'rm -rf "$work"' EXIT
-out=$work/out
-n=0 failed=0
+source tests/kit/cases.sh
 "$G" --version | grep -q sanitizers && sanitized=1 || sanitized=
 
 # ---- how a case is told ---------------------------------------------------------------------------------------------
-
-# ok NAME: the last command's status decides.
-ok() {
-    local status=$?
-    n=$((n + 1))
-    if [ $status = 0 ]; then
-        echo "ok $n - $1"
-    else
-        failed=$((failed + 1))
-        echo "not ok $n - $1"
-        sed 's/^/# /' "$work/err" 2> /dev/null | tail -n 8
-    fi
-}
-
-fresh() { rm -rf "$out" && mkdir "$out"; }
 
 # run ARGS: stdout and stderr into files; the program's own status.
 run() { "$G" "$@" > "$work/std" 2> "$work/err"; }

@@ -7,25 +7,7 @@ set -u
 G=$(realpath "${1:?usage: tests/cli_analyze.sh PROGRAM}")
 TOY="--model models/toyworld"
 TINY="--model tests/golden/models/animatediff-tiny --motion tests/golden/models/animatediff-tiny-motion"
-work=$(mktemp -d)
-trap 'rm -rf "$work"' EXIT
-out=$work/out
-n=0 failed=0
-
-# ok NAME: the last command's status decides.
-ok() {
-    local status=$?
-    n=$((n + 1))
-    if [ $status = 0 ]; then
-        echo "ok $n - $1"
-    else
-        failed=$((failed + 1))
-        echo "not ok $n - $1"
-        sed 's/^/# /' "$work/err" 2> /dev/null | tail -n 8
-    fi
-}
-
-fresh() { rm -rf "$out" && mkdir "$out"; }
+source tests/kit/cases.sh
 
 # run ARGS: stdout and stderr into files; the program's own status.
 run() { timeout 120 "$G" analyze "$@" > "$work/std" 2> "$work/err"; }

@@ -5,25 +5,7 @@ set -u
 G=$(realpath "${1:?usage: tests/cli_bench.sh PROGRAM}")
 TOY="--model models/toyworld"
 SMALL="--frames 3 --size 40x24 --threads 2" # odd, not square
-work=$(mktemp -d)
-trap 'rm -rf "$work"' EXIT
-out=$work/out
-n=0 failed=0
-
-# ok NAME: the last command's status decides.
-ok() {
-    local status=$?
-    n=$((n + 1))
-    if [ $status = 0 ]; then
-        echo "ok $n - $1"
-    else
-        failed=$((failed + 1))
-        echo "not ok $n - $1"
-        sed 's/^/# /' "$work/err" 2> /dev/null | tail -n 8
-    fi
-}
-
-fresh() { rm -rf "$out" && mkdir "$out"; }
+source tests/kit/cases.sh
 
 # run ARGS: stdout and stderr into files; the program's own status.
 run() { timeout 120 "$G" bench "$@" > "$work/std" 2> "$work/err"; }
@@ -92,7 +74,7 @@ run unet $TOY $SMALL --repeat 1 --guidance 0 --save "$out/c.safetensors" && "$G"
 ok 'unet: without guidance too'
 
 "$G" help bench > "$work/std" 2> "$work/err" && "$G" bench --help > "$work/help" && cmp -s "$work/std" "$work/help" &&
-    grep -q -- '--family animatediff-sd15|animatediff-sd15-v3|modelscope|sd21' "$work/help"
+    grep -q -- '--family animatediff-sd15|animatediff-sd15-v3|modelscope|consisti2v|sd21' "$work/help"
 ok 'gimbal help bench is gimbal bench --help, and lists the families'
 
 # ---- what is refused ------------------------------------------------------------------------------------------------------

@@ -5,32 +5,13 @@ set -u
 G=$(realpath "${1:?usage: tests/cli_day.sh PROGRAM}")
 TINY="--model tests/golden/models/animatediff-tiny --motion tests/golden/models/animatediff-tiny-motion"
 SMALL="--prompt cat --frames 5 --width 72 --height 40 --steps 2" # odd, not square
-work=$(mktemp -d)
+source tests/kit/cases.sh
 disk=$work/disk
 trap 'umount "$disk" 2> /dev/null; rm -rf "$work"' EXIT
 mkdir "$disk"
-out=$work/out
-n=0 failed=0
 "$G" --version | grep -q sanitizers && sanitized=1 || sanitized=
 
 # ---- how a case is told ---------------------------------------------------------------------------------------------
-
-# ok NAME: the last command's status decides.
-ok() {
-    local status=$?
-    n=$((n + 1))
-    if [ $status = 0 ]; then
-        echo "ok $n - $1"
-    else
-        failed=$((failed + 1))
-        echo "not ok $n - $1"
-        sed 's/^/# /' "$work/err" 2> /dev/null | tail -n 8
-    fi
-}
-
-skip() { n=$((n + 1)) && echo "ok $n - $1 # SKIP $2"; }
-
-fresh() { rm -rf "$out" && mkdir "$out"; }
 
 # run ARGS: stdout and stderr into files; the program's own status.
 run() { "$G" "$@" > "$work/std" 2> "$work/err"; }

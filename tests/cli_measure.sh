@@ -3,22 +3,7 @@
 # Usage: tests/cli_measure.sh build/release/gimbal   (from the top of the checkout). Closes with "N passed, N failed".
 set -u
 G=$(realpath "${1:?usage: tests/cli_measure.sh PROGRAM}")
-work=$(mktemp -d)
-trap 'rm -rf "$work"' EXIT
-n=0 failed=0
-
-# ok NAME: the last command's status decides.
-ok() {
-    local status=$?
-    n=$((n + 1))
-    if [ $status = 0 ]; then
-        echo "ok $n - $1"
-    else
-        failed=$((failed + 1))
-        echo "not ok $n - $1"
-        sed 's/^/# /' "$work/err" "$work/std" 2> /dev/null | tail -n 12
-    fi
-}
+source tests/kit/cases.sh
 
 # run ARGS: stdout and stderr into files; the program's own status.
 run() { timeout 120 "$G" measure "$@" > "$work/std" 2> "$work/err"; }

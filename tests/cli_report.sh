@@ -3,25 +3,7 @@
 # written. Usage: tests/cli_report.sh build/release/gimbal   (from the top of the checkout). Prints "ok N - name" lines.
 set -u
 G=$(realpath "${1:?usage: tests/cli_report.sh PROGRAM}")
-work=$(mktemp -d)
-trap 'rm -rf "$work"' EXIT
-out=$work/out
-n=0 failed=0
-
-# ok NAME: the last command's status decides.
-ok() {
-    local status=$?
-    n=$((n + 1))
-    if [ $status = 0 ]; then
-        echo "ok $n - $1"
-    else
-        failed=$((failed + 1))
-        echo "not ok $n - $1"
-        sed 's/^/# /' "$work/err" 2> /dev/null | tail -n 8
-    fi
-}
-
-fresh() { rm -rf "$out" && mkdir "$out"; }
+source tests/kit/cases.sh
 
 # run ARGS: stdout and stderr into files; the program's own status.
 run() { timeout 120 "$G" "$@" > "$work/std" 2> "$work/err"; }

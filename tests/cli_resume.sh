@@ -11,26 +11,11 @@ kills=3
 "$G" --version | grep -q sanitizers && kills=1 # each start takes seconds there
 TINY="--model tests/golden/models/animatediff-tiny --motion tests/golden/models/animatediff-tiny-motion"
 WORK="--prompt cat --negative blurry --frames 16 --width 120 --height 72 --seed 5" # half a second or more, not square
-work=$(mktemp -d)
+source tests/kit/cases.sh
 trap 'kill -9 $pid 2> /dev/null; rm -rf "$work"' EXIT
-out=$work/out pid=
-n=0 failed=0
+pid=
 export GIMBAL_RESUME_SECONDS=0 # a state after every step
 
-# ok NAME: the last command's status decides.
-ok() {
-    local status=$?
-    n=$((n + 1))
-    if [ $status = 0 ]; then
-        echo "ok $n - $1"
-    else
-        failed=$((failed + 1))
-        echo "not ok $n - $1"
-        sed 's/^/# /' "$work/err" 2> /dev/null | tail -n 8
-    fi
-}
-
-fresh() { rm -rf "$out" && mkdir "$out"; }
 run() { "$G" generate $TINY $WORK "$@" > "$work/std" 2> "$work/err"; }
 
 # leftovers: what a kill leaves besides the state is a temporary file of the clip or the state, never OUT or a part of it

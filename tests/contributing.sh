@@ -6,23 +6,8 @@ set -u
 build=$(realpath "${1:?usage: tests/contributing.sh BUILD_FOLDER}")
 top=$PWD
 page=CONTRIBUTING.md
-work=$(mktemp -d)
-trap 'rm -rf "$work"' EXIT
+source tests/kit/cases.sh
 mkdir -p "$work/out/tests"
-n=0 failed=0
-
-# ok NAME: the last command's status decides; $work/log is shown when it failed.
-ok() {
-    local status=$?
-    n=$((n + 1))
-    if [ $status = 0 ]; then
-        echo "ok $n - $1"
-    else
-        failed=$((failed + 1))
-        echo "not ok $n - $1"
-        sed 's/^/# /' "$work/log" 2> /dev/null | tail -n 20
-    fi
-}
 
 # block LANGUAGE: the code block of that language in the page's section.
 block() { sed -n '/^## To add a noise prior/,/^## /p' "$page" | sed -n "/^\`\`\`$1\$/,/^\`\`\`\$/p" | sed '1d;$d'; }

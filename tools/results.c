@@ -1,12 +1,13 @@
 /* results.c: the evidence for our own re-initialisers, on the bundled model (make results, make
  * results-full).
  *
- *     results short|full FOLDER [--table]
+ *     results short|full FOLDER [--table | --part I/N]
  *
  * For every variant and every held-out caption of the toy world: a clip from the same seed, measured by the
  * weight-free metrics and by a judge that reads the caption's attributes back from the pixels. One line of
  * JSON a clip goes into FOLDER/scores.jsonl; what is there already is not made again, so that a run of hours
- * may be stopped and started. Then tables in Markdown on stdout: paired differences against plain sampling
+ * may be stopped and started, or shared: --part 1/2 and --part 2/2 make every other clip, beside each other.
+ * Then tables in Markdown on stdout: paired differences against plain sampling
  * and against the control, which shares the last pass's fresh noise but has learnt nothing from any pass.
  *
  * Knows the public library, statistics and the toy world's judge. A tool of the project, not installed. */
@@ -89,6 +90,7 @@ static const Size sizes[] = {{24, 8, 10, true}, {48, 16, 25, false}};
 
 typedef struct {
     Size size;
+    int part, parts; /* clips part, part + parts, ... are made here */
     gimbal_engine *engine;
     char path[4096]; /* of scores.jsonl */
     uint8_t *rgb;    /* [frames][128][128][3] of the clip being made */
@@ -229,10 +231,10 @@ static int make_all(Study *s, gimbal_error *err)
 {
     int made = 0, left = 0;
     const double start = now();
-    for (int k = 0; k < s->size.clips; k++)
+    for (int k = s->part; k < s->size.clips; k += s->parts)
         for (int v = 0; v < VARIANTS; v++)
             left += wanted(s, v) && !s->done[v][k];
-    for (int k = 0; k < s->size.clips; k++) {
+    for (int k = s->part; k < s->size.clips; k += s->parts) {
         char caption[256];
         const ToyScene scene = toy_scene(FIRST_SCENE + (uint64_t)k);
         toy_caption(&scene, caption, sizeof caption);
@@ -391,16 +393,22 @@ int main(int argc, char **argv)
     static Study s;
     gimbal_error err = {0};
     if (argc < 3 || (strcmp(argv[1], "short") && strcmp(argv[1], "full"))) {
-        fprintf(stderr, "usage: results short|full FOLDER [--table]\n");
+        fprintf(stderr, "usage: results short|full FOLDER [--table | --part I/N]\n");
         return 2;
     }
+    s.part = 1, s.parts = 1;
+    if (argc > 4 && (sscanf(argv[4], "%d/%d", &s.part, &s.parts) != 2 || s.part < 1 || s.part > s.parts)) {
+        fprintf(stderr, "results: --part %s: expected I/N, I from 1 to N\n", argv[4]);
+        return 2;
+    }
+    s.part--;
     s.size = sizes[!strcmp(argv[1], "full")];
     snprintf(s.path, sizeof s.path, "%s/scores.jsonl", argv[2]);
     s.rgb = malloc((size_t)TOY_FRAMES * TOY_SIZE * TOY_SIZE * 3);
     int code = s.rgb ? gimbal_open(&s.engine, "models/toyworld", NULL, &err) : GIMBAL_ENOMEM;
     if (!code) {
         load(&s);
-        code = argc > 3 ? GIMBAL_OK : make_all(&s, &err);
+        code = argc == 4 ? GIMBAL_OK : make_all(&s, &err);
     }
     if (code)
         fprintf(stderr, "results: %s\n", err.msg[0] ? err.msg : gimbal_code_name(code));

@@ -134,6 +134,17 @@ typedef struct Metric {
     void (*close)(void *self); /* may be NULL */
 } Metric;
 
+/* What many metrics end with: the mean of a sum over the pairs of neighbours, or of later frames with the
+ * first; `alone` is why there is none of one frame. */
+static inline int mean_over_pairs(double sum, int frames, const char *alone, double *value, const char **why)
+{
+    if (frames < 2)
+        *why = alone;
+    else
+        *value = sum / (frames - 1);
+    return GIMBAL_OK;
+}
+
 #define METRICS(X)                                                                                           \
     X(temporal_flickering)                                                                                   \
     X(psnr)                                                                                                  \
@@ -154,9 +165,5 @@ typedef struct Metric {
 #define METRIC_EXTERN(name) extern const Metric metric_##name;
 METRICS(METRIC_EXTERN)
 const Metric *metric_at(int i); /* NULL past the end */
-
-/* The mean of the k largest of x[n], which come to the front; 0 < k <= n, none is NaN: dynamic_degree_dis.c
- */
-double mean_of_largest(float *x, size_t n, size_t k);
 
 #endif

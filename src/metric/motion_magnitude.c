@@ -43,11 +43,7 @@ static int see(void *self, const Frame *f, gimbal_error *err)
 static int end(void *self, int frames, double *values, const char **why, gimbal_error *err)
 {
     (void)err;
-    if (frames < 2)
-        *why = "one frame does not move";
-    else
-        values[0] = ((const State *)self)->sum / (frames - 1);
-    return GIMBAL_OK;
+    return mean_over_pairs(((const State *)self)->sum, frames, "one frame does not move", values, why);
 }
 
 static const Score scores[] = {
