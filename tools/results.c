@@ -287,7 +287,7 @@ static void costs(Study *s)
 
 typedef struct {
     Paired d;
-    double p; /* corrected */
+    double p; /* corrected; d has it uncorrected */
     bool has;
 } Cell;
 
@@ -319,7 +319,8 @@ static void print_cell(const Cell *c)
     }
     const bool real = c->p < 0.05 && (c->d.low > 0 || c->d.high < 0);
     const char *bold = real ? "**" : "";
-    printf(" %s%+.3g%s [%+.2g, %+.2g] p %.2g |", bold, c->d.mean, bold, c->d.low, c->d.high, c->p);
+    printf(" %s%+.3g%s [%+.2g, %+.2g] p %.2g (%.2g) |", bold, c->d.mean, bold, c->d.low, c->d.high,
+           c->d.permutation_p, c->p);
 }
 
 static void print_column(const Study *s, int c)
