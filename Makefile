@@ -7,13 +7,15 @@ SHELL := /bin/bash
 GIMBAL := build/release/gimbal
 PROMPT := a red circle moving down over a striped green background
 SEED := 24
+IMAGE_PROMPT := a large red circle moving right over a plain white background
 PREFIX ?= /usr/local
 PYTHON ?= python3
 
-.PHONY: help setup build demo test results results-full bench bench-full bench-peer asan tsan fuzz check format install clean
+.PHONY: help setup build demo demo-image test results results-full bench bench-full bench-peer asan tsan fuzz check format install clean
 
 help:
 	@echo 'make demo     install Debian packages if needed, build, make demo/plain.mp4, demo/freeinit.mp4, demo/sheet.png'
+	@echo 'make demo-image   FrameInit from a picture on the bundled text-to-video model (not ConsistI2V): demo/image.png'
 	@echo 'make test     the same set-up, then all tests'
 	@echo 'make build    the release build alone: $(GIMBAL)'
 	@echo 'make install  program, library, header and example model into PREFIX ($(PREFIX)), staged in DESTDIR if given'
@@ -39,6 +41,14 @@ demo: build
 	$(GIMBAL) generate --model models/toyworld --prompt '$(PROMPT)' --rng torch --seed $(SEED) --cfg 5 --reinit freeinit:passes=3 -o demo/freeinit.mp4
 	$(GIMBAL) sheet demo/plain.mp4 demo/freeinit.mp4 -o demo/sheet.png
 	@echo 'demo/sheet.png: above without, below with FreeInit; the clips are demo/plain.mp4 and demo/freeinit.mp4'
+
+# FrameInit on a text-to-video model, which keeps to the picture's layout; ConsistI2V, which begins with it, is gigabytes large
+demo-image: build
+	@mkdir -p demo
+	$(GIMBAL) generate --model models/toyworld --prompt '$(IMAGE_PROMPT)' --count 2 --seed 1 --cfg 5 -o demo/image-without.mp4
+	$(GIMBAL) generate --model models/toyworld --prompt '$(IMAGE_PROMPT)' --count 2 --seed 1 --cfg 5 --image models/toyworld/picture.png --reinit frameinit -o demo/image-with.mp4
+	$(GIMBAL) sheet models/toyworld/picture.png demo/image-without-000[12].mp4 demo/image-with-000[12].mp4 -o demo/image.png
+	@echo 'demo/image.png: the picture, two seeds without it, the same two with FrameInit from it (AnimateDiff on toyworld, not ConsistI2V)'
 
 test: build
 	@tests/run.sh build/release

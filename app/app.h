@@ -11,6 +11,7 @@
  *   output.c    where pictures go: a clip through media.h, or a tensor in a safetensors file
  *   clip.c      one clip of generate, from settings to files      recipe.c  recipes in and out of files
  *   video.c     the clip that generate --video begins from
+ *   image.c     the picture that generate --image begins from, and a camera moving over it
  *   generate.c decode.c info.c sheet.c tokenize.c encode_text.c noise.c bench.c   one subcommand each
  *   measure.c and what belongs to it   see measure.h
  *
@@ -200,12 +201,48 @@ int recipe_read(const char *path, char **text, gimbal_error *);
 
 /* Opens and counts: info->frames is the number that can be decoded, at most `most`. */
 int video_look(const char *path, int most, media_info *, gimbal_error *);
-/* Its first frames at width x height: *rgb [frames][height][width][3], caller frees, also on error. EUSAGE
- * when it has fewer. */
-int video_read(const char *path, int width, int height, int frames, uint8_t **rgb, gimbal_error *);
+/* Its first frames at width x height: *rgb [frames][height][width][3], caller frees, also on error. EUSAGE,
+ * naming the flag that wants them, when it has fewer. */
+int video_read(const char *flag, const char *path, int width, int height, int frames, uint8_t **rgb,
+               gimbal_error *);
 /* Says on stderr when scaling to width x height changes the shape, and which multiples of `step` would not.
  */
 void video_note_shape(const char *path, const media_info *, int width, int height, int step);
+
+/* ---- a picture to begin from: image.c ---------------------------------------------------- */
+
+/* In: what flags or a recipe say. Out, step by step: the picture, what is encoded of it. */
+typedef struct {
+    const char *path, *fit, *camera, *latents, *reference; /* flags, or NULL */
+    json_t *recipe;                                        /* of image_from_recipe: owns texts of it */
+    const char *was_sha256, *was_camera_sha256;            /* that the picture must still have, or NULL */
+    uint8_t *rgb;                                          /* [height][width][3], as it is */
+    int width, height;
+    char sha256[65], camera_sha256[65]; /* of picture and camera path; empty: none */
+    float *pixels;                      /* [n][H][W][3] in -1..1, to be encoded; NULL: nothing is */
+    int n;                              /* 1, or the frames that a camera sees */
+    uint8_t *clip;                      /* of --reference [F][H][W][3] */
+} Image;
+/* EUSAGE for flags that contradict each other. */
+int image_check(const Image *, gimbal_error *);
+/* What the flags leave open comes from a recipe. */
+void image_from_recipe(Image *, const json_t *recipe);
+/* Adds what a recipe must hold; nonzero: no memory. */
+int image_to_recipe(const Image *, json_t *recipe);
+/* Checks and reads; says on stderr what is odd about the picture unless quiet. EFORMAT: not what the recipe
+ * says it was. */
+int image_open(Image *, bool quiet, gimbal_error *);
+/* Cuts it to the run's size, once or for each of the `frames` of a camera; reads --reference. */
+int image_fit(Image *, int width, int height, int frames, bool quiet, gimbal_error *);
+uint64_t image_bytes(const Image *, int width, int height, int frames); /* what image_fit will take */
+bool image_begins(const Image *);                                       /* is there a first frame? */
+bool image_refers(const Image *); /* is there a clip for FrameInit's low band? */
+/* first [C,1,h,w] and reference [C,F,h,w], as far as there is something to encode; F: s.f. */
+int image_encode(const Image *, gimbal_session *, int width, int height, gimbal_shape s, float *first,
+                 float *reference, gimbal_error *);
+/* What the camera sees, as a clip. EUSAGE when it does not move. */
+int image_preview(const Image *, const char *path, int width, int height, double fps, gimbal_error *);
+void image_free(Image *);
 
 /* ---- NumPy's arrays: npy.c --------------------------------------------------------------- */
 
@@ -260,10 +297,11 @@ bool resume_finished(const Resume *, const char *output, const json_t *recipe);
 typedef struct {
     gimbal_engine *engine;
     gimbal_settings settings;
-    gimbal_shape shape;                                                       /* of the latents */
+    gimbal_shape shape; /* of the result's latents: with chunks the whole video's */
     const char *output, *latents, *reinit_noise, *save_latents, *save_passes; /* paths or NULL */
     const char *video;                                                        /* path, or NULL; then: */
     const uint8_t *begin; /* its pictures [F][H][W][3], borrowed */
+    const Image *image;   /* borrowed */
     double fps;
     int passes; /* of the re-initialiser's plan */
     int number; /* of several clips, from 1; 0: the only one */
@@ -272,8 +310,10 @@ typedef struct {
     Resume resume; /* resume_begin before clip_begin, where it is wanted */
 
     gimbal_session *session;
-    float *given, *fresh, *result; /* [C,F,h,w], [passes-1][C,F,h,w], [C,F,h,w] */
+    float *given, *fresh, *result; /* [C,F,h,w], [passes-1][C,F,h,w], [C,shape.f,h,w] */
+    float *given_chunks;           /* [chunks-1][C,F,h,w] */
     float *encoded;                /* [C,F,h,w] of `begin` */
+    float *first, *reference;      /* [C,1,h,w], [C,F,h,w] of `image` */
     float **finished;              /* [passes] results of the passes, when save_passes */
     json_t *recipe;
     char *recipe_text;

@@ -1,8 +1,8 @@
 /* clip.c: one clip of `gimbal generate`, from settings to files.
  *
- *     --video -> encoder ──┐
- *     given tensors -> session -> all passes -> latents [C,F,h,w] -> pictures -> OUT        (--save-latents:
- * latents) └ result of each pass ───────> pictures -> DIR/passN   (--save-passes)
+ *     --video, --image -> encoder ─┐
+ *     given tensors -> session -> all passes -> latents [C,F,h,w] -> pictures -> OUT    (--save-latents)
+ *                                    └ result of each pass ───────> pictures -> DIR/passN  (--save-passes)
  *
  * Everything that can fail without work fails in clip_begin; the output's temporary file is made before
  * sampling. After Ctrl-C nothing is left of OUT; finished passes are kept as latents when --save-passes asked
@@ -18,6 +18,14 @@
 static size_t count_of(gimbal_shape s)
 {
     return (size_t)s.c * (size_t)s.f * (size_t)s.h * (size_t)s.w;
+}
+
+/* Of what one chunk samples; without chunks that is the clip. */
+static gimbal_shape chunk_shape(const Clip *clip)
+{
+    gimbal_shape s = clip->shape;
+    s.f = clip->settings.frames;
+    return s;
 }
 
 /* ---- begin ------------------------------------------------------------------------------- */
@@ -60,39 +68,74 @@ static int read_fitting(const char *path, const char *tensor, gimbal_shape want,
                     s.f, s.h, s.w, want.c, want.f, want.h, want.w);
 }
 
-/* "pass1" .. of the file, one after the other. */
-static int read_fresh(Clip *clip, gimbal_error *err)
+/* Tensors WORD1 .. of a file, `wanted` of them one after the other: *out [wanted][C,F,h,w], the clip's. */
+static int read_series(const char *path, const char *word, int wanted, gimbal_shape shape, float **out,
+                       gimbal_error *err)
 {
-    const size_t n = count_of(clip->shape);
-    const int wanted = clip->passes - 1;
-    if (wanted < 1)
-        return complain(err, GIMBAL_EUSAGE, "add --reinit freeinit:passes=3",
-                        "--reinit-noise is for the passes after the first, and this run has one pass");
-    clip->fresh = calloc((size_t)wanted * n, sizeof(float));
-    if (!clip->fresh)
+    const size_t n = count_of(shape);
+    *out = calloc((size_t)wanted * n, sizeof(float));
+    if (!*out)
         return fail_memory(err);
     for (int i = 0; i < wanted; i++) {
-        char name[16];
+        char name[24];
         float *one = NULL;
-        snprintf(name, sizeof name, "pass%d", i + 1);
-        const int code = read_fitting(clip->reinit_noise, name, clip->shape, &one, err);
+        snprintf(name, sizeof name, "%s%d", word, i + 1);
+        const int code = read_fitting(path, name, shape, &one, err);
         if (!code)
-            memcpy(clip->fresh + (size_t)i * n, one, n * sizeof(float));
+            memcpy(*out + (size_t)i * n, one, n * sizeof(float));
         free(one);
         if (code)
             return code;
     }
-    clip->settings.fresh = clip->fresh;
-    clip->settings.n_fresh = wanted;
+    return GIMBAL_OK;
+}
+
+static int read_fresh(Clip *clip, gimbal_error *err)
+{
+    gimbal_settings *s = &clip->settings;
+    if (clip->passes < 2)
+        return complain(err, GIMBAL_EUSAGE, "add --reinit freeinit:passes=3",
+                        "--reinit-noise is for the passes after the first, and this run has one pass");
+    TRY(read_series(clip->reinit_noise, "pass", clip->passes - 1, chunk_shape(clip), &clip->fresh, err));
+    s->fresh = clip->fresh;
+    s->n_fresh = clip->passes - 1;
+    return GIMBAL_OK;
+}
+
+/* "latents" of the first chunk, "chunk1" .. of the later ones. */
+static int read_noise(Clip *clip, gimbal_error *err)
+{
+    gimbal_settings *s = &clip->settings;
+    TRY(read_fitting(clip->latents, "latents", chunk_shape(clip), &clip->given, err));
+    s->latents = clip->given;
+    if (s->chunks < 2)
+        return GIMBAL_OK;
+    TRY(read_series(clip->latents, "chunk", s->chunks - 1, chunk_shape(clip), &clip->given_chunks, err));
+    s->chunk_latents = clip->given_chunks;
+    s->n_chunk_latents = s->chunks - 1;
+    return GIMBAL_OK;
+}
+
+/* The picture's latents: read here, or filled before sampling. */
+static int begin_image(Clip *clip, gimbal_error *err)
+{
+    const gimbal_shape s = chunk_shape(clip), one = {s.c, 1, s.h, s.w};
+    if (clip->image->latents)
+        TRY(read_fitting(clip->image->latents, "latents", one, &clip->first, err));
+    else if (image_begins(clip->image) && !(clip->first = calloc(count_of(one), sizeof(float))))
+        return fail_memory(err);
+    if (image_refers(clip->image) && !(clip->reference = calloc(count_of(s), sizeof(float))))
+        return fail_memory(err);
+    clip->settings.image = clip->first;
+    clip->settings.reference = clip->reference;
     return GIMBAL_OK;
 }
 
 static int read_given(Clip *clip, gimbal_error *err)
 {
-    if (clip->latents) {
-        TRY(read_fitting(clip->latents, "latents", clip->shape, &clip->given, err));
-        clip->settings.latents = clip->given;
-    }
+    if (clip->latents)
+        TRY(read_noise(clip, err));
+    TRY(begin_image(clip, err));
     if (clip->video) { /* filled before sampling */
         clip->encoded = calloc(count_of(clip->shape), sizeof(float));
         if (!clip->encoded)
@@ -107,12 +150,12 @@ int clip_begin(Clip *clip, gimbal_error *err)
     gimbal_settings *s = &clip->settings;
     s->progress = on_progress;
     s->user = clip;
-    TRY(output_fits(clip->output, s->width, s->height, s->frames, clip->fps, err));
+    TRY(output_fits(clip->output, s->width, s->height, clip->shape.f, clip->fps, err));
     TRY(read_given(clip, err));
     TRY(gimbal_begin(&clip->session, clip->engine, s, err));
     signals_watch(clip->session);
     clip->recipe = recipe_make(clip->engine, s, clip->fps, clip->latents, clip->reinit_noise, clip->video);
-    if (clip->recipe)
+    if (clip->recipe && !image_to_recipe(clip->image, clip->recipe))
         clip->recipe_text = json_dumps(clip->recipe, JSON_COMPACT | JSON_REAL_PRECISION(17));
     return clip->recipe_text ? GIMBAL_OK : fail_memory(err);
 }
@@ -126,7 +169,10 @@ void clip_end(Clip *clip)
     free(clip->finished);
     free(clip->given);
     free(clip->fresh);
+    free(clip->given_chunks);
     free(clip->encoded);
+    free(clip->first);
+    free(clip->reference);
     free(clip->result);
     free(clip->recipe_text);
     json_decref(clip->recipe);
@@ -161,7 +207,7 @@ static int decode(Clip *clip, const float *latents, Output *a, Output *b, gimbal
 static int open_output(const Clip *clip, Output *out, const char *path, gimbal_error *err)
 {
     const gimbal_settings *s = &clip->settings;
-    return output_open(out, path, s->width, s->height, s->frames, clip->fps, clip->recipe_text, err);
+    return output_open(out, path, s->width, s->height, clip->shape.f, clip->fps, clip->recipe_text, err);
 }
 
 /* ---- passes ------------------------------------------------------------------------------ */
@@ -237,11 +283,13 @@ static int say_cancelled(Clip *clip, gimbal_error *err)
 {
     const gimbal_progress *p = &clip->progress.last;
     const bool resumable = p->pass && resume_save(&clip->resume, clip->session);
-    char where[96] = "before the first step", kept[320] = "nothing was kept";
+    char where[128] = "before the first step", kept[320] = "nothing was kept", chunk[48] = "";
     const int n = rescue_passes(clip);
+    if (p->chunks > 1)
+        snprintf(chunk, sizeof chunk, "chunk %d of %d, ", p->chunk, p->chunks);
     if (p->pass)
-        snprintf(where, sizeof where, "in pass %d of %d, after step %d of %d", p->pass, p->passes, p->step,
-                 p->steps);
+        snprintf(where, sizeof where, "in %spass %d of %d, after step %d of %d", chunk, p->pass, p->passes,
+                 p->step, p->steps);
     else if (p->stage && !strcmp(p->stage, "decode"))
         snprintf(where, sizeof where, "while decoding, after frame %d of %d", p->step, p->steps);
     else if (p->stage && !strcmp(p->stage, "encode"))
@@ -291,6 +339,8 @@ static int write_result(Clip *clip, Output *out, gimbal_error *err)
 static int encode(Clip *clip, gimbal_error *err)
 {
     const gimbal_settings *s = &clip->settings;
+    TRY(image_encode(clip->image, clip->session, s->width, s->height, chunk_shape(clip), clip->first,
+                     clip->reference, err));
     return clip->video ? gimbal_encode(clip->session, clip->begin, s->width, s->height, s->frames, 1,
                                        clip->encoded, err)
                        : GIMBAL_OK;

@@ -18,11 +18,14 @@ typedef struct {
     gimbal_settings s; /* first: the flags of gimbal_setting_options */
     const char *model, *motion, *output, *latents, *reinit_noise, *save_latents, *save_passes, *again,
         *prompts, *video;
+    const char *image, *fit, *image_latents, *camera, *camera_preview, *reference;
     double fps;
     int count, dry_run, json, quiet;
     const char *preview;
     int preview_every, no_mmap, resume;
 } Flags;
+
+static const char *const fits[] = {"crop", "pad", "stretch", NULL};
 
 #define AT(field) offsetof(Flags, field)
 #define TEXT(name, field, help)                                                                              \
@@ -44,7 +47,18 @@ static const gimbal_option options[] = {
     TEXT("prompts", prompts, "a file with one prompt a line, instead of --prompt"),
     TEXT("again", again, "make a clip once more from its recipe; other flags change it"),
     TEXT("video", video, "a clip to begin from (see --strength): its first frames, scaled to the run's size"),
-    TEXT("latents", latents, "file with the initial noise: tensor \"latents\" [1,4,F,h,w]"),
+    TEXT("image", image, "the picture to begin from, or with --reinit frameinit the one to keep to"),
+    {"fit", "what becomes of a picture of another shape: cut, bars, or stretched", GIMBAL_CHOICE, AT(fit), 0,
+     0, 0, NULL, fits},
+    TEXT("image-latents", image_latents,
+         "file with the first frame's latent instead of encoding --image: tensor \"latents\" [1,4,1,h,w]"),
+    TEXT("camera", camera,
+         "a move over --image, for FrameInit: none, pan-left, pan-right, zoom-in, zoom-out, tilt-up, "
+         "tilt-down, diagonal, roll, or path:FILE"),
+    TEXT("camera-preview", camera_preview, "a clip of what --camera sees; needs no model"),
+    TEXT("reference", reference, "a clip whose layout FrameInit keeps to, instead of --image standing still"),
+    TEXT("latents", latents,
+         "file with the initial noise: tensor \"latents\" [1,4,F,h,w]; of later chunks \"chunk1\", ..."),
     TEXT("reinit-noise", reinit_noise,
          "file with fresh noise of later passes: tensors \"pass1\", \"pass2\", ..."),
     TEXT("save-latents", save_latents, "file for the result before decoding: tensor \"latents\""),
@@ -66,6 +80,7 @@ typedef struct {
     Flags flags;
     gimbal_recipe *recipe; /* of --again, or NULL */
     char *recipe_text, *latents, *reinit_noise, *video;
+    Image image;
     media_info seen; /* of --video */
     uint8_t *begin;  /* its pictures [F][H][W][3] */
     gimbal_engine *engine;
@@ -133,11 +148,21 @@ static int check_outputs(const Flags *f, gimbal_error *err)
     return f->save_passes ? check_folder(f->save_passes, err) : GIMBAL_OK;
 }
 
+/* A camera may be looked at alone, without a model. */
+static bool only_previews(const Flags *f)
+{
+    return f->camera_preview && !f->model && !f->again && !f->output;
+}
+
 static int check_flags(const Args *args, const Flags *f, gimbal_error *err)
 {
     if (args->n_words)
         return complain(err, GIMBAL_EUSAGE, "put a prompt of several words in quotes",
                         "\"%.60s\": unexpected argument", args->words[0]);
+    if (f->camera_preview)
+        TRY(output_check(f->camera_preview, f->fps, err));
+    if (only_previews(f))
+        return GIMBAL_OK;
     if (!f->model && !f->again)
         return complain(err, GIMBAL_EUSAGE, "a folder in diffusers layout, e.g. models/toyworld",
                         "--model is missing");
@@ -222,6 +247,7 @@ static int apply_own_part(Job *job, gimbal_error *err)
     if (video && !f->video)
         f->video = job->video = strdup(video);
     const bool no_memory = (latents && !f->latents) || (noise && !f->reinit_noise) || (video && !f->video);
+    image_from_recipe(&job->image, root);
     json_decref(root);
     return no_memory ? fail_memory(err) : GIMBAL_OK;
 }
@@ -278,7 +304,48 @@ static int read_video(Job *job, const gimbal_settings *s, gimbal_error *err)
 {
     if (!job->flags.quiet)
         video_note_shape(job->flags.video, &job->seen, s->width, s->height, gimbal_size_step(job->engine));
-    return video_read(job->flags.video, s->width, s->height, s->frames, &job->begin, err);
+    return video_read("--video", job->flags.video, s->width, s->height, s->frames, &job->begin, err);
+}
+
+/* ---- --image ----------------------------------------------------------------------------- */
+
+/* What a camera sees, before the model works or without one: ConsistI2V's own size is what nobody chose. */
+static int preview_camera(Job *job, int width, int height, gimbal_error *err)
+{
+    const Flags *f = &job->flags;
+    TRY(image_preview(&job->image, f->camera_preview, width, height, f->fps, err));
+    if (!only_previews(f))
+        return GIMBAL_OK;
+    puts(f->camera_preview);
+    return flush_stdout(err);
+}
+
+static int preview_alone(Job *job, gimbal_error *err)
+{
+    enum { SIDE = 256, FRAMES = 16 };
+    static const uint64_t most_bytes = 1ull << 32; /* there is no plan that would know what can be had */
+    const gimbal_settings *s = &job->flags.s;
+    const int width = s->width ? s->width : SIDE, height = s->height ? s->height : SIDE;
+    const int frames = s->frames ? s->frames : FRAMES;
+    char bytes[24];
+    if (image_bytes(&job->image, width, height, frames) > most_bytes)
+        return complain(err, GIMBAL_EUSAGE, "fewer --frames, or a smaller --width and --height",
+                        "--camera-preview of %d frames of %dx%d would take %s", frames, width, height,
+                        print_bytes(image_bytes(&job->image, width, height, frames), bytes));
+    TRY(image_fit(&job->image, width, height, frames, job->flags.quiet, err));
+    return preview_camera(job, width, height, err);
+}
+
+static int check_image(const Job *job, const gimbal_settings *s, gimbal_error *err)
+{
+    if (job->flags.save_passes && s->chunks > 1)
+        return complain(err, GIMBAL_EUSAGE, NULL,
+                        "--save-passes keeps the passes of one chunk, and --chunks makes %d", s->chunks);
+    if (image_refers(&job->image) && strncmp(s->reinit, "frameinit", 9))
+        return complain(err, GIMBAL_EUSAGE, "add --reinit frameinit",
+                        "%s gives FrameInit its low band, and --reinit is %s",
+                        job->image.reference ? "--reference" : "--camera", s->reinit);
+    return GIMBAL_OK;
 }
 
 static void warn_other_model(const Job *job)
@@ -323,7 +390,7 @@ static json_t *result_json(const Clip *clip)
     const gimbal_settings *s = &clip->settings;
     return json_pack("{s:i, s:o, s:o, s:f, s:i, s:i, s:i, s:i, s:f, s:I, s:O}", "schema", 1, "output",
                      json_text(clip->output), "seed", seed_json(s->seed), "seconds", clip->seconds, "passes",
-                     clip->passes, "frames", s->frames, "width", s->width, "height", s->height, "fps",
+                     clip->passes, "frames", clip->shape.f, "width", s->width, "height", s->height, "fps",
                      clip->fps, "peak_anon_bytes", (json_int_t)clip->progress.peak_anon, "recipe",
                      clip->recipe);
 }
@@ -333,9 +400,9 @@ static int report(const Job *job, const Clip *clip, gimbal_error *err)
     const gimbal_settings *s = &clip->settings;
     char memory[24];
     if (!job->flags.quiet)
-        fprintf(stderr, "%s: %d frames of %dx%d, %d pass%s, seed %llu, %.1f s, %s\n", clip->output, s->frames,
-                s->width, s->height, clip->passes, clip->passes > 1 ? "es" : "", (unsigned long long)s->seed,
-                clip->seconds, print_bytes(clip->progress.peak_anon, memory));
+        fprintf(stderr, "%s: %d frames of %dx%d, %d pass%s, seed %llu, %.1f s, %s\n", clip->output,
+                clip->shape.f, s->width, s->height, clip->passes, clip->passes > 1 ? "es" : "",
+                (unsigned long long)s->seed, clip->seconds, print_bytes(clip->progress.peak_anon, memory));
     if (job->flags.json)
         return print_json(result_json(clip), err);
     puts(clip->output);
@@ -346,7 +413,7 @@ static int report(const Job *job, const Clip *clip, gimbal_error *err)
 static uint64_t total_bytes(const Clip *clip, const gimbal_cost *cost)
 {
     const gimbal_settings *s = &clip->settings;
-    return cost->anon_bytes + output_bytes(clip->output, s->width, s->height, s->frames);
+    return cost->anon_bytes + output_bytes(clip->output, s->width, s->height, clip->shape.f);
 }
 
 static int report_dry(const Job *job, const Clip *clip, const gimbal_cost *cost, gimbal_error *err)
@@ -402,6 +469,7 @@ static Clip plan_clip(const Job *job, const gimbal_settings *s, int number, cons
                   .reinit_noise = f->reinit_noise,
                   .video = f->video,
                   .begin = job->begin,
+                  .image = &job->image,
                   .save_latents = save_latents,
                   .save_passes = f->save_passes,
                   .fps = f->fps,
@@ -443,16 +511,18 @@ static int make_clip(Job *job, const gimbal_settings *s, int number, int clips, 
     return code;
 }
 
-/* Writing goes on beside the run, and an encoder that gets no memory fails at the very end. */
+/* Writing goes on beside the run, and an encoder that gets no memory fails at the very end; a camera's
+ * pictures are there all the time. */
 static int check_memory(const Job *job, const gimbal_settings *s, gimbal_error *err)
 {
     const char *output = job->flags.output;
-    const uint64_t writing = output_bytes(output, s->width, s->height, s->frames);
+    const uint64_t writing = output_bytes(output, s->width, s->height, job->shape.f) +
+                             image_bytes(&job->image, s->width, s->height, s->frames);
     char run[24], write[24], limit[24];
     if (job->cost.anon_bytes + writing <= job->cost.limit_bytes)
         return GIMBAL_OK;
     return complain(err, GIMBAL_ENOMEM, "fewer frames, or a smaller width and height, need less",
-                    "this process needs %s with this run, and %s to write %s; %s can be had",
+                    "this process needs %s with this run, and %s for pictures and to write %s; %s can be had",
                     print_bytes(job->cost.anon_bytes, run), print_bytes(writing, write), output,
                     print_bytes(job->cost.limit_bytes, limit));
 }
@@ -461,10 +531,12 @@ static int check_memory(const Job *job, const gimbal_settings *s, gimbal_error *
  * estimate, and tells the shape that given tensors must have. */
 static int probe(Job *job, const gimbal_settings *s, gimbal_error *err)
 {
-    static const float some; /* the encoded clip is read by sampling only, but counted here */
+    static const float some; /* what is encoded is read by sampling only, but counted here */
     gimbal_session *session;
     gimbal_settings like = *s;
     like.clip = job->flags.video ? &some : NULL;
+    like.image = image_begins(&job->image) ? &some : NULL;
+    like.reference = image_refers(&job->image) ? &some : NULL;
     signals_nothing_begun(true);
     int code = gimbal_begin(&session, job->engine, &like, err);
     if (!code) {
@@ -473,6 +545,8 @@ static int probe(Job *job, const gimbal_settings *s, gimbal_error *err)
         code = gimbal_predict(job->engine, &like, &job->cost, err);
         code = code ? code : check_memory(job, s, err);
     }
+    if (!code)
+        code = image_fit(&job->image, s->width, s->height, s->frames, job->flags.quiet, err);
     signals_nothing_begun(false);
     return code ? code : check_signals(err);
 }
@@ -482,7 +556,10 @@ static int make_clips(Job *job, gimbal_error *err)
     gimbal_settings s;
     TRY(resolve(job, &s, err));
     const int clips = job->n_prompts * job->flags.count;
+    TRY(check_image(job, &s, err));
     TRY(probe(job, &s, err));
+    if (job->flags.camera_preview)
+        TRY(preview_camera(job, s.width, s.height, err));
     if (job->flags.video)
         TRY(read_video(job, &s, err));
     for (int i = 0; i < clips; i++) {
@@ -505,8 +582,16 @@ static int run_job(Job *job, gimbal_error *err)
     TRY(args_apply(job->args, f, err));
     TRY(check_flags(job->args, f, err));
     TRY(find_prompts(job, err));
+    job->image = (Image){.path = f->image,
+                         .fit = f->fit,
+                         .camera = f->camera,
+                         .latents = f->image_latents,
+                         .reference = f->reference};
     TRY(read_again(job, err));
     TRY(check_video(job, err));
+    TRY(image_open(&job->image, f->quiet, err));
+    if (only_previews(f))
+        return preview_alone(job, err);
     TRY(open_model(&job->engine, f->model, f->motion, f->no_mmap, f->quiet, err));
     warn_other_model(job);
     TRY(check_signals(err));
@@ -526,6 +611,7 @@ static int run(const Args *args, gimbal_error *err)
     free(job.reinit_noise);
     free(job.video);
     free(job.begin);
+    image_free(&job.image);
     free(job.prompt_file);
     free(job.prompts);
     return code;

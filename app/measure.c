@@ -12,7 +12,7 @@
 #include <string.h>
 
 typedef struct {
-    const char *metric, *weights, *prompt, *image, *antialias, *report, *features, *with;
+    const char *metric, *suite, *weights, *prompt, *image, *antialias, *report, *features, *with;
     int per_frame, json, threads, quiet;
 } Flags;
 
@@ -22,6 +22,8 @@ static const char *const antialias_words[] = {"0", "1", NULL};
 static const gimbal_option options[] = {
     {"metric", "what to measure: names with commas, may be repeated; without it all that needs no weights",
      GIMBAL_TEXT, AT(metric), 0, 0, 0, NULL, NULL},
+    {"suite", "the measures of a published benchmark, as far as they can be had here", GIMBAL_CHOICE,
+     AT(suite), 0, 0, 0, NULL, suite_words},
     {"weights", "folder of the networks' safetensors files, for the metrics that need them", GIMBAL_TEXT,
      AT(weights), 0, 0, 0, NULL, NULL},
     {"prompt", "for clipsim; without it the one of the clip's recipe", GIMBAL_TEXT, AT(prompt), 0, 0, 0, NULL,
@@ -47,6 +49,7 @@ typedef struct {
     char *names;    /* of scores, joined */
     uint8_t *image; /* [height][width][3] */
     json_t *clips, *failed;
+    json_t *absent; /* {name: reason}, with --suite */
     Page *page;
     int code; /* of the first clip that could not be measured */
 } Job;
@@ -92,6 +95,8 @@ static int make_order(Job *job, const Args *args, gimbal_error *err)
     job->order.prompt = f->prompt;
     job->order.threads = f->threads;
     job->order.antialias = f->antialias ? !strcmp(f->antialias, "1") : -1;
+    if (f->suite)
+        TRY(suite_begin(&job->order, &job->names, &job->absent, err));
     if (!job->names && !flow_version() && !f->quiet)
         fputs("gimbal: note: this build has no OpenCV: scores that need optical flow are left out\n", stderr);
     return f->image ? read_image(job, err) : GIMBAL_OK;
@@ -202,8 +207,11 @@ static int run_clips(Job *job, const Args *args, gimbal_error *err)
     TRY(measure_all(job, args->words, args->n_words, err));
     TRY(write_report(job, err));
     if (job->flags.json)
-        TRY(print_json(json_pack("{s:i, s:O, s:O}", "schema", 1, "clips", job->clips, "failed", job->failed),
+        TRY(print_json(json_pack("{s:i, s:O, s:O, s:O*}", "schema", 1, "clips", job->clips, "failed",
+                                 job->failed, "absent", job->absent),
                        err));
+    else if (job->absent)
+        TRY(suite_print_absent(job->flags.suite, job->absent, err));
     return say_failed(job, args->n_words, err);
 }
 
@@ -211,9 +219,9 @@ static int run_sets(Job *job, const Args *args, gimbal_error *err)
 {
     const Flags *f = &job->flags;
     TRY(join_names(args, &job->names, err));
-    if (args->n_words || f->report)
+    if (args->n_words || f->report || f->suite)
         return complain(err, GIMBAL_EUSAGE, "gimbal measure --features A --with B",
-                        "--features compares two sets: no further clips, no report");
+                        "--features compares two sets: no further clips, no report, no suite");
     return measure_sets(f->features, f->with, job->names, f->weights, f->json, f->quiet, err);
 }
 
@@ -227,6 +235,7 @@ static int run(const Args *args, gimbal_error *err)
     page_drop(job.page);
     json_decref(job.clips);
     json_decref(job.failed);
+    json_decref(job.absent);
     free(job.names);
     free(job.image);
     return code;

@@ -2,6 +2,7 @@
  *
  *   measure.c        the subcommand measure            measure_clip.c   one clip through a meter
  *   measure_frames.c pictures from a clip or a tensor  measure_show.c   tables and JSON of measured clips
+ *   measure_suite.c  the measures of a benchmark
  *   measure_sets.c   measure --features: distances of sets of features
  *   compare.c        the subcommand compare            compare_pairs.c  which clip goes with which
  *   compare_scores.c statistics, verdicts, warnings    compare_show.c   tables, JSON and report of a
@@ -53,6 +54,14 @@ int measure_clip(const char *path, const gimbal_measure_order *order, bool quiet
                  Measured *out, gimbal_error *err);
 void measured_free(Measured *);
 const gimbal_score *measured_score(const Measured *, const char *name); /* NULL: not measured */
+
+/* ---- suites: measure_suite.c ------------------------------------------------------------- */
+
+extern const char *const suite_words[]; /* NULL-terminated */
+/* What of the suite (there is one) can be measured with the order's weights becomes *names (caller frees;
+ * joined with what it holds already) and order->scores; what cannot, *absent {name: reason}, the caller's. */
+int suite_begin(gimbal_measure_order *order, char **names, json_t **absent, gimbal_error *err);
+int suite_print_absent(const char *suite, const json_t *absent, gimbal_error *err);
 
 /* ---- tables and JSON: measure_show.c ----------------------------------------------------- */
 

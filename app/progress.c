@@ -75,13 +75,15 @@ static const char *print_time(double seconds, char out[32])
 /* What is known of one state, without the bar. */
 static void print_state(const gimbal_progress *s, char *out, size_t room)
 {
-    char eta[32];
+    char eta[32], chunk[32] = "";
     if (!s->pass) {
         snprintf(out, room, "%s %d/%d", s->stage, s->step, s->steps);
         return;
     }
-    snprintf(out, room, "pass %d/%d, step %d/%d, %.3g s/step, ETA %s", s->pass, s->passes, s->step, s->steps,
-             s->calls ? s->elapsed / s->calls : 0, print_time(s->eta, eta));
+    if (s->chunks > 1)
+        snprintf(chunk, sizeof chunk, "chunk %d/%d, ", s->chunk, s->chunks);
+    snprintf(out, room, "%spass %d/%d, step %d/%d, %.3g s/step, ETA %s", chunk, s->pass, s->passes, s->step,
+             s->steps, s->calls ? s->elapsed / s->calls : 0, print_time(s->eta, eta));
 }
 
 static int columns(void)

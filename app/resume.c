@@ -108,10 +108,13 @@ int resume_load_pass(const Resume *r, int pass, gimbal_shape *shape, float **out
 
 void resume_say(const gimbal_progress *at)
 {
+    char chunk[48] = "";
+    if (at->chunks > 1)
+        snprintf(chunk, sizeof chunk, "chunk %d of %d, ", at->chunk, at->chunks);
     if (at->pass)
         fprintf(stderr,
-                "gimbal: going on in pass %d of %d, after step %d of %d: %d of %d network calls are made\n",
-                at->pass, at->passes, at->step, at->steps, at->calls, at->total_calls);
+                "gimbal: going on in %spass %d of %d, after step %d of %d: %d of %d network calls are made\n",
+                chunk, at->pass, at->passes, at->step, at->steps, at->calls, at->total_calls);
 }
 
 void resume_forget(const Resume *r, int passes)

@@ -1,4 +1,5 @@
-/* video.c: the clip that generate --video begins from, as RGB8 [F][H][W][3] of the run's size.
+/* video.c: the clip that generate --video begins from, or --reference names, as RGB8 [F][H][W][3] of the
+ * run's size.
  *
  * The first frames of the clip are taken, one for one, whatever rates clip and run have; every picture is
  * scaled to the run's width and height (Lanczos), as diffusers does. Where that changes its shape a note says
@@ -29,7 +30,8 @@ int video_look(const char *path, int most, media_info *info, gimbal_error *err)
     return n ? GIMBAL_OK : complain(err, GIMBAL_EFORMAT, NULL, "--video %s: no picture in it", path);
 }
 
-int video_read(const char *path, int width, int height, int frames, uint8_t **rgb, gimbal_error *err)
+int video_read(const char *flag, const char *path, int width, int height, int frames, uint8_t **rgb,
+               gimbal_error *err)
 {
     const size_t picture = 3 * (size_t)width * (size_t)height;
     media_reader *reader;
@@ -43,10 +45,10 @@ int video_read(const char *path, int width, int height, int frames, uint8_t **rg
     media_free(reader);
     if (got < 0)
         return got;
-    return n == frames
-               ? GIMBAL_OK
-               : complain(err, GIMBAL_EUSAGE, "without --frames the whole clip is taken",
-                          "--video %s has %d frame%s, this run needs %d", path, n, n == 1 ? "" : "s", frames);
+    return n == frames ? GIMBAL_OK
+                       : complain(err, GIMBAL_EUSAGE, "--frames decides how many are needed",
+                                  "%s %s has %d frame%s, this run needs %d", flag, path, n, n == 1 ? "" : "s",
+                                  frames);
 }
 
 /* As many pixels as the run has, in the clip's shape, both sides multiples of `step`. */

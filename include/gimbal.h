@@ -114,11 +114,12 @@ typedef struct {
 
 typedef struct {
     const char *stage; /* "encode", "text", "sample", "pass" (one ended: `latents` is its result), "decode" */
-    int pass, passes;  /* 1-based; 0 outside sampling */
+    int pass, passes;  /* 1-based; 0 outside sampling; of the chunk under way */
+    int chunk, chunks; /* 1-based; 0 outside sampling; 1 of 1 but in long videos */
     int step, steps;   /* 1-based, of this pass or of decoding */
-    int calls, total_calls; /* network calls made and planned, over all passes */
+    int calls, total_calls; /* network calls made and planned, over all passes and chunks */
     double elapsed, eta;    /* seconds; eta < 0 while unknown */
-    const float *latents;   /* the current estimate of the clean clip [C,F,h,w], or NULL */
+    const float *latents;   /* the current estimate of the clean clip (of the chunk) [C,F,h,w], or NULL */
     gimbal_shape shape;
 } gimbal_progress;
 
@@ -127,11 +128,20 @@ typedef struct {
 typedef struct {
     size_t size; /* sizeof(gimbal_settings), set by gimbal_defaults */
     const char *prompt, *negative;
-    int frames, width, height; /* pixels; multiples of gimbal_size_step */
-    int steps;                 /* network calls of one full pass */
-    double cfg;                /* guidance scale; guidance is off at values <= 1 */
-    double eta;                /* DDIM's eta: 0 deterministic, 1 DDPM-like */
-    double strength; /* with `clip`: share of the steps that is run; 0 keeps the clip, 1 forgets it */
+    int frames, width, height; /* of one chunk; pixels; multiples of gimbal_size_step */
+    int chunks;       /* K > 1: a video of K (frames - 1) + 1 frames, chunk after chunk, each beginning
+                         with the last one's last latent frame (Ren et al., ConsistI2V, section 4.4);
+                         for families that begin from a picture, else EUSAGE */
+    int steps;        /* network calls of one full pass */
+    double cfg;       /* guidance scale; guidance is off at values <= 1 */
+    double cfg_image; /* > 1: guidance by the picture too, three branches a step, whatever cfg is
+                         (Ren et al., equation 5); for families that begin from a picture */
+    double rescale;   /* 0..1: share of the guided prediction brought back to the prompt branch's
+                         standard deviation (Lin et al. 2023, section 3.4); not with cfg_image > 1 */
+    int frame_stride; /* frames of the film between two of the clip: the larger, the faster the motion.
+                         0: the model's own; EUSAGE for families that were not told of it */
+    double eta;       /* DDIM's eta: 0 deterministic, 1 DDPM-like */
+    double strength;  /* with `clip`: share of the steps that is run; 0 keeps the clip, 1 forgets it */
     uint64_t seed;
     const char *rng;         /* "philox" (gimbal's own) or "torch" (PyTorch's CPU generator) */
     const char *sampler;     /* registry "sampler" */
@@ -151,6 +161,15 @@ typedef struct {
                           steps that `strength` leaves. Read by gimbal_sample, so that gimbal_encode of the
                           same session may fill them first */
     int n_fresh;
+    /* Read by gimbal_sample and gimbal_state_*, so that gimbal_encode_pixels of the session may fill both
+     * first; gimbal_begin and gimbal_predict look only at whether they are there. */
+    const float *image; /* the picture to begin from, [C,1,h,w] clean latents times the VAE's scaling factor,
+                           or NULL. Frame 0 of the result, bit for bit, in families that begin from a picture
+                           (EUSAGE without one); elsewhere FrameInit reads it */
+    const float *reference; /* clean latents [C,F,h,w] whose low band FrameInit takes (the first chunk's), or
+                               NULL: `image` in every frame. EUSAGE where the re-initialiser reads none */
+    const float *chunk_latents; /* as `latents`, of chunks 2..n_chunk_latents+1: [n_chunk_latents][C,F,h,w] */
+    int n_chunk_latents;
 
     /* Called on the calling thread after every step; nonzero cancels. May be NULL. */
     int (*progress)(void *user, const gimbal_progress *);
@@ -207,6 +226,10 @@ GIMBAL_API const char *gimbal_family(const gimbal_engine *);
 
 /* Width and height must be multiples of this many pixels. */
 GIMBAL_API int gimbal_size_step(const gimbal_engine *);
+
+/* 1: the family begins from a picture: settings.image must be given, and cfg_image, chunks and frame_stride
+ * mean something. */
+GIMBAL_API int gimbal_needs_image(const gimbal_engine *);
 
 /* Frames of the longest clip that the model can make; 0: no limit is known. */
 GIMBAL_API int gimbal_most_frames(const gimbal_engine *);
@@ -267,14 +290,16 @@ GIMBAL_API int gimbal_begin(gimbal_session **out, gimbal_engine *, const gimbal_
                             gimbal_error *err);
 GIMBAL_API void gimbal_end(gimbal_session *); /* NULL is fine */
 
-/* The shape of what gimbal_sample writes; known before it is called. */
+/* The shape of what gimbal_sample writes; known before it is called. With chunks its F is that of the whole
+ * video, chunks (frames - 1) + 1. */
 GIMBAL_API gimbal_shape gimbal_latent_shape(const gimbal_session *);
 
 /* Last hidden state of the text encoder: context [77,D], D from gimbal_context_width. */
 GIMBAL_API int gimbal_context_width(const gimbal_engine *);
 GIMBAL_API int gimbal_context(gimbal_session *, const char *text, float *context, gimbal_error *err);
 
-/* All passes. latents [C,F,h,w] out. After ECANCEL a second call goes on where the first one stopped. */
+/* All passes of all chunks. latents [C,F,h,w] out, of gimbal_latent_shape. After ECANCEL a second call goes
+ * on where the first one stopped. */
 GIMBAL_API int gimbal_sample(gimbal_session *, float *latents, gimbal_error *err);
 
 /* A run in a safetensors file, whole or not at all, to go on with in another process: legal inside the
@@ -296,6 +321,12 @@ GIMBAL_API int gimbal_state_load(gimbal_session *, const char *path, gimbal_prog
 GIMBAL_API int gimbal_encode(gimbal_session *, const uint8_t *rgb, int width, int height, int n, int sample,
                              float *latents, gimbal_error *err);
 
+/* The same from pixels as gimbal_fit and gimbal_camera make them: [n][height][width][3] in -1..1. With
+ * "torch" the posterior of all n is one draw of [n,C,h,w], and a run with settings.image or
+ * settings.reference goes on behind such a draw of 1 or of F pictures (the reference's order, ConsistI2V). */
+GIMBAL_API int gimbal_encode_pixels(gimbal_session *, const float *pixels, int width, int height, int n,
+                                    int sample, float *latents, gimbal_error *err);
+
 /* Latents [C,F,h,w] of any frame count to RGB8: `frame` is called in order with rgb [height][width][3], valid
  * during the call; nonzero from it stops with ECANCEL. Legal inside the progress callback of gimbal_sample,
  * for a preview: between two network calls the work memory is free, and nothing of the run changes. No
@@ -306,6 +337,35 @@ GIMBAL_API int gimbal_decode(gimbal_session *, const float *latents, gimbal_shap
 
 /* Async-signal-safe; seen between two operators. Cleared when the interrupted call has returned ECANCEL. */
 GIMBAL_API void gimbal_cancel(gimbal_session *);
+
+/* ---- a picture to begin from ------------------------------------------------------------- */
+
+/* A picture rgb [h][w][3] of any size as pixels [height][width][3] in -1..1 (rgb / 255 * 2 - 1). fit:
+ *   "crop"     ConsistI2V's own way: the smaller side becomes `height` (whatever `width` is), then the middle
+ * is cut out; where that is smaller than asked for, black is put around it "pad"      the whole picture as
+ * large as fits, black around it "stretch"  the whole picture, its proportions changed NULL: "crop".
+ * Bilinear, without antialiasing, as the model was trained. EUSAGE, ENOMEM. */
+GIMBAL_API int gimbal_fit(const uint8_t *rgb, int w, int h, const char *fit, int width, int height,
+                          float *pixels, gimbal_error *err);
+
+/* A camera moving over that picture: pixels [frames][height][width][3] in -1..1, for settings.reference (and
+ * their first frame for settings.image). Frame i is at time i / frames of a published move, and at i /
+ * (frames - 1) of ours. spec: "none"                    the picture as "crop" has it, in every frame
+ *   "pan-left", "pan-right"   ConsistI2V's: the smaller side becomes `height`, a window of the whole height
+ * moves along; EUSAGE where the picture is then narrower than `width` (portraits) "zoom-in", "zoom-out"
+ * ConsistI2V's: squares between the whole and two thirds of the smaller side; EUSAGE unless width equals
+ * height. The published zoom-out fails; this is what it means "tilt-up", "tilt-down", "diagonal", "roll"
+ * ours: up, down, from the upper left to the lower right, a turn of 20 degrees clockwise, each with a window
+ * that stays inside the picture "path:FILE"               ours: JSON {"frames": [{"time": 0, "x": 0.5, "y":
+ * 0.5, "scale": 1, "angle": 0}, ..]} key frames in order of time (0..1), linear between them, the first and
+ * the last kept outside; x, y: the window's middle, 0..1 of the picture; scale: 1 = the largest upright
+ * window that fits, 0.5 = half as wide; angle: degrees clockwise Windows of ours that leave the picture are
+ * moved and, if need be, shrunk until they fit: *clamped (may be NULL) is the number of frames where that was
+ * so. boxes (may be NULL) [frames][4]: top, left, height, width of each window; of published moves in the
+ * resized picture, of ours, before they are turned, in the given one. Width, height: as large as settings'.
+ * EUSAGE, EFORMAT, EIO, ENOMEM. */
+GIMBAL_API int gimbal_camera(const char *spec, const uint8_t *rgb, int w, int h, int width, int height,
+                             int frames, float *pixels, int (*boxes)[4], int *clamped, gimbal_error *err);
 
 /* ---- noise without a model --------------------------------------------------------------- */
 
@@ -320,8 +380,8 @@ GIMBAL_API int gimbal_noise(const char *spec, const char *rng, uint64_t seed, in
  * fractions of Nyquist in space and time. EUSAGE for one without a filter. */
 GIMBAL_API int gimbal_mask(const char *spec, gimbal_shape shape, float *out, gimbal_error *err);
 
-/* How that re-initialiser itself mixes, for gimbal_mix: *power 1 (variance kept), or 0 (FreeInit's compat=1).
- */
+/* How that re-initialiser itself mixes, for gimbal_mix: *power 1 (variance kept), or 0 (FreeInit's compat=1;
+ * FrameInit, whose two bands hold one noise). */
 GIMBAL_API int gimbal_mask_power(const char *spec, int *power, gimbal_error *err);
 
 /* out = F^-1( F(low)*m + F(high)*g ) with g = sqrt(1-m^2) if `power`, else 1-m; F is the 3-D Fourier
@@ -436,7 +496,7 @@ GIMBAL_API int gimbal_measure_logits(const char *weights, const uint8_t *rgb, in
 /* ---- benchmarks -------------------------------------------------------------------------- */
 
 /* Published models whose shapes are built in. */
-#define GIMBAL_BENCH_FAMILIES "animatediff-sd15", "animatediff-sd15-v3", "modelscope", "sd21"
+#define GIMBAL_BENCH_FAMILIES "animatediff-sd15", "animatediff-sd15-v3", "modelscope", "consisti2v", "sd21"
 
 /* Writes an ordinary model folder (diffusers layout) of such a shape, with random weights of `type` "F16",
  * "F32" or "BF16": a function of family, seed and type. Whole or not at all; `folder` must be new or empty.

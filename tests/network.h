@@ -43,7 +43,8 @@ static inline void compare(void *user, const char *module, const Tensor *t)
     Goldens *g = user;
     char key[200];
     const bool silu = !strcmp(module, "time_embedding.silu"); /* PyTorch's module ends before the SiLU */
-    snprintf(key, sizeof key, "%s%s%s", g->prefix, *module ? "." : "", silu ? "time_embedding" : module);
+    snprintf(key, sizeof key, "%s%s%s", g->prefix, *g->prefix && *module ? "." : "",
+             silu ? "time_embedding" : module);
     const StEntry *want = st_find(g->file, key);
     if (!want && !strcmp(module, "unet"))
         want = st_find(g->file, g->prefix);

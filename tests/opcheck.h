@@ -20,11 +20,12 @@ typedef struct {
     float scale;
     int64_t per; /* rows per row of `row` and of OP_ROWS; frames per statistic */
     int groups;
-    int heads, frames, n_kv; /* frames: of a clip, for convt too */
+    int heads, frames, n_kv; /* frames: of a clip, for convt, rotate and first too */
     bool in_time, causal;
     KvMap map[MAX_KV];
+    int width;         /* of a line of positions, for KV_WINDOW */
     int64_t L[MAX_KV]; /* keys of each set (space) */
-    int64_t more;      /* channels of concat's second input; rows of OP_ROWS; rows of a table */
+    int64_t more;      /* channels of concat's second input; rows of OP_ROWS; rows of a table; frequencies */
     int64_t H2, W2;    /* resize */
     bool no_ids;
     DType type; /* of weights in the file; shift: bytes off alignment; own: float32 in `own` instead */

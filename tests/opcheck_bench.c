@@ -68,6 +68,11 @@ static const Case timed[] = {
     {OP_ATTN, .x = {32, 256, 32}, .heads = 2, .frames = 16, .n_kv = 1, .L = {256}},
     {OP_ATTN, .x = {32, 256, 32}, .heads = 2, .frames = 16, .n_kv = 1, .map = {KV_CLIP}, .L = {77}},
     {OP_ATTN, .x = {32, 256, 32}, .heads = 2, .frames = 16, .n_kv = 1, .in_time = true},
+    {OP_ATTN, .x = {16, 1024, 320}, .heads = 5, .frames = 16, .n_kv = 1, .L = {1024}},
+    {OP_ATTN, .x = {16, 1024, 320}, .heads = 5, .frames = 16, .n_kv = 2, .map = {KV_SELF, KV_FIRST},
+     .L = {1024, 1024}},
+    {OP_ATTN, .x = {16, 1024, 320}, .heads = 8, .frames = 16, .n_kv = 2, .map = {KV_SELF, KV_WINDOW},
+     .in_time = true, .width = 32},
     {OP_ACT, .x = {16, 1024, 2560}, .act = ACT_GEGLU},
     {OP_ACT, .x = {16, 1024, 320}, .act = ACT_SILU},
     {OP_ADD, .x = {16, 1024, 320}},
@@ -75,6 +80,8 @@ static const Case timed[] = {
     {OP_CONCAT, .x = {16, 32, 32, 320}, .more = 320},
     {OP_RESIZE, .x = {16, 16, 16, 640}, .H2 = 32, .W2 = 32},
     {OP_REPEAT, .x = {16, 32, 32, 320}, .more = 2},
+    {OP_ROTATE, .x = {16, 1024, 320}, .frames = 16, .more = 80},
+    {OP_BLEND, .x = {16, 32, 32, 320}},
 };
 
 /* Seconds a case and backend; what the reference is asked to do; the speed over oneDNN's, and the distance
@@ -97,7 +104,7 @@ static double flops_of(const Case *c, const Problem *p)
         return 2.0 * (double)row_count(&p->out) * (double)p->in[W0].count;
     double keys = 0;
     for (int i = 0; c->op == OP_ATTN && i < c->n_kv; i++)
-        keys += c->in_time ? c->frames : (double)c->L[i];
+        keys += c->map[i] == KV_WINDOW ? WINDOW_KEYS : c->in_time ? c->frames : (double)c->L[i];
     return 4.0 * (double)p->in[0].count * keys;
 }
 

@@ -87,11 +87,14 @@ static Case small_ops(int i)
         {OP_ROWS, .x = {2, 7}, .per = 7, .more = 2},
         {OP_CONCAT, .x = {2, 7}, .more = 1},
         {OP_REPEAT, .x = {2, 7}, .more = 3},
+        {OP_BLEND, .x = {2, 7}},
+        {OP_FIRST, .x = {4, 3}, .frames = 2},
+        {OP_ROTATE, .x = {6, 5}, .frames = 3},
         {OP_RESIZE, .x = {2, 3, 5}, .H2 = 7, .W2 = 4},
     };
     Case c = kinds[i / ODD];
-    c.x[c.op == OP_RESIZE ? 3 : 2] = odd[i % ODD] * (c.act == ACT_GEGLU ? 2 : 1);
-    c.more = c.op == OP_CONCAT ? odd[(i + 2) % ODD] : c.more;
+    c.x[c.op == OP_RESIZE ? 3 : 2] = odd[i % ODD] * (c.act == ACT_GEGLU || c.op == OP_ROTATE ? 2 : 1);
+    c.more = c.op == OP_CONCAT ? odd[(i + 2) % ODD] : c.op == OP_ROTATE ? (odd[i % ODD] + 1) / 2 : c.more;
     c.gap = i % 2 ? 3 : 0;
     return c;
 }
@@ -114,6 +117,23 @@ static Case attentions(int i)
         c.frames = frames[i / 3 % COUNT(frames)], c.in_time = true, c.causal = i % 2;
         c.x[0] = c.frames * heads, c.x[1] = 1 + i % 3;
     }
+    return c;
+}
+
+/* Windows in pictures of one line, one column, and both; first frames of one position. */
+static Case first_frames(int i)
+{
+    static const int64_t widths[] = {40, 64, 17, 1, 160}, high[] = {1, 3, 1, 2, 5}, wide[] = {1, 1, 4, 2, 3};
+    static const int frames[] = {1, 2, 3, 16, 25};
+    const int shape = i / 2 % COUNT(high);
+    Case c = {OP_ATTN,    .x = {2, high[shape] * wide[shape], 2 * widths[i / 3 % COUNT(widths)]},
+              .heads = 2, .frames = frames[i / 5 % COUNT(frames)],
+              .n_kv = 2,  .gap = i % 3 ? 0 : 5,
+              .loose = 2};
+    c.x[0] = c.frames * (1 + i % 2);
+    c.map[i % 4 == 0] = i % 2 ? KV_WINDOW : KV_FIRST; /* before or behind the frame's own */
+    c.in_time = i % 2, c.width = (int)wide[shape];
+    c.L[0] = c.L[1] = c.x[1];
     return c;
 }
 
@@ -163,6 +183,11 @@ static const Case of_each[] = {
     {OP_CONCAT, .x = {6, 33}, .more = 5},
     {OP_REPEAT, .x = {6, 33}, .more = 2},
     {OP_RESIZE, .x = {1, 3, 4, 5}, .H2 = 5, .W2 = 7},
+    {OP_ROTATE, .x = {4, 3, 36}, .frames = 4, .more = 9},
+    {OP_BLEND, .x = {6, 33}},
+    {OP_FIRST, .x = {6, 33}, .frames = 3},
+    {OP_ATTN, .x = {6, 6, 32}, .heads = 2, .frames = 6, .n_kv = 2, .map = {KV_SELF, KV_WINDOW},
+     .in_time = true, .width = 3},
 };
 enum { EACH = COUNT(of_each), PRODUCTS = 4, NORMS = 3 };
 
@@ -254,8 +279,9 @@ static const struct {
     {ODD * ODD, linears},
     {12, convts},
     {24, norms},
-    {9 * ODD, small_ops},
+    {12 * ODD, small_ops},
     {42, attentions},
+    {50, first_frames},
     {48, stored},
     {3 * EACH, values},
     {3 * PRODUCTS, tiny_weights},

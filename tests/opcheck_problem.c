@@ -178,11 +178,11 @@ static bool make_product(Problem *p, int64_t *out, int *nd)
 static bool make_attention(Problem *p)
 {
     const Case *c = &p->c;
-    p->call.a.attn.arg = (AttnArg){c->heads, c->frames, c->in_time, c->causal, c->scale};
+    p->call.a.attn.arg = (AttnArg){c->heads, c->frames, c->in_time, c->causal, c->scale, c->width};
     p->call.a.attn.n_kv = c->n_kv;
     p->call.n_in = 1 + 2 * c->n_kv;
     for (int set = 0; set < c->n_kv; set++) {
-        const bool own = c->map[set] == KV_SELF;
+        const bool own = c->map[set] != KV_CLIP;
         const int64_t n[3] = {own ? c->x[0] : c->x[0] / c->frames, own && c->in_time ? c->x[1] : c->L[set],
                               c->x[2]};
         p->call.a.attn.map[set] = c->map[set];
@@ -245,6 +245,18 @@ static bool make_rest(Problem *p, int64_t *out, int *nd)
     case OP_REPEAT:
         out[0] = c->x[0] * c->more;
         return true;
+    case OP_ROTATE:
+        p->call.a.frames = c->frames;
+        return parameter(&p->in[W0], 1, &c->more, c, W_ROTARY, "case.freqs");
+    case OP_BLEND:
+        if (!parameter(&p->in[W0], 1, (int64_t[]){1}, c, W_BLEND, "case.alpha"))
+            return false;
+        p->call.n_in = 2;
+        return tensor(&p->in[1], *nd, second, c);
+    case OP_FIRST:
+        p->call.a.frames = c->frames;
+        p->call.n_in = 2;
+        return tensor(&p->in[1], *nd, second, c);
     case OP_ADD:
         p->call.n_in = 2;
         return tensor(&p->in[1], *nd, second, c);
@@ -318,7 +330,11 @@ void case_text(const Case *c, char *out, size_t room)
     int n = snprintf(out, room, "%s [%lld", op_name(c->op), (long long)c->x[0]);
     for (int i = 1; i < dims(c->x); i++)
         n += snprintf(out + n, room - (size_t)n, ",%lld", (long long)c->x[i]);
-    if (c->op == OP_CONV2D)
+    if (c->op == OP_ROTATE)
+        snprintf(more, sizeof more, " frames %d freqs %lld", c->frames, (long long)c->more);
+    else if (c->op == OP_FIRST)
+        snprintf(more, sizeof more, " frames %d", c->frames);
+    else if (c->op == OP_CONV2D)
         snprintf(more, sizeof more, "x[%lld,%lld,%lld,%lld] s%d p%d,%d,%d,%d", (long long)c->O,
                  (long long)c->x[3], (long long)c->kh, (long long)c->kw, c->stride, c->pad[0], c->pad[1],
                  c->pad[2], c->pad[3]);
@@ -332,7 +348,11 @@ void case_text(const Case *c, char *out, size_t room)
     else if (c->op == OP_ATTN)
         snprintf(more, sizeof more, " heads %d frames %d keys %s%lld%s%s%s", c->heads, c->frames,
                  c->map[0] == KV_CLIP ? "clip " : "", (long long)(c->in_time ? c->frames : c->L[0]),
-                 c->n_kv > 1 ? "+" : "", c->in_time ? " time" : "", c->causal ? " causal" : "");
+                 c->map[c->n_kv - 1] == KV_WINDOW  ? "+window"
+                 : c->map[c->n_kv - 1] == KV_FIRST ? "+first"
+                 : c->n_kv > 1                     ? "+"
+                                                   : "",
+                 c->in_time ? " time" : "", c->causal ? " causal" : "");
     else if (c->op == OP_RESIZE)
         snprintf(more, sizeof more, " to %lldx%lld", (long long)c->H2, (long long)c->W2);
     else if (c->more)

@@ -125,13 +125,29 @@ static void norm(const Problem *p, double *out)
     }
 }
 
-/* Is row j of key set `set` seen by query (f, s)? Its row in the set's tensor. */
-static bool sees(const Case *c, int set, int64_t f, int64_t s, int64_t row)
+/* How often position rs of the first frame is among the neighbours of s; those beyond an edge are its own. */
+static int neighbours(const Case *c, int64_t s, int64_t rs)
 {
-    const int64_t S = c->x[1], L = c->map[set] == KV_SELF && c->in_time ? S : c->L[set];
+    const int64_t wide = c->width, high = c->x[1] / wide;
+    int n = 0;
+    for (int64_t y = s / wide - 1; y <= s / wide + 1; y++)
+        for (int64_t x = s % wide - 1; x <= s % wide + 1; x++) {
+            const int64_t inside_y = y < 0 ? 0 : y >= high ? high - 1 : y;
+            const int64_t inside_x = x < 0 ? 0 : x >= wide ? wide - 1 : x;
+            n += (y != s / wide || x != s % wide) && inside_y * wide + inside_x == rs;
+        }
+    return n;
+}
+
+/* How often is row `row` of key set `set` seen by query (f, s)? */
+static int sees(const Case *c, int set, int64_t f, int64_t s, int64_t row)
+{
+    const int64_t S = c->x[1], L = c->map[set] != KV_CLIP && c->in_time ? S : c->L[set];
     const int64_t rf = row / L, rs = row % L;
     if (c->map[set] == KV_CLIP)
         return rf == f / c->frames;
+    if (c->map[set] == KV_FIRST || c->map[set] == KV_WINDOW)
+        return rf != f / c->frames * c->frames ? 0 : c->map[set] == KV_FIRST ? 1 : neighbours(c, s, rs);
     if (c->in_time)
         return rs == s && rf / c->frames == f / c->frames && (!c->causal || rf <= f);
     return rf == f && (!c->causal || rs <= s);
@@ -155,12 +171,13 @@ static void attend(const Problem *p, int64_t q, int pass, double *top, double *s
     for (int set = 0; set < c->n_kv; set++) {
         const Operand *k = &p->in[1 + 2 * set], *v = k + 1;
         for (int64_t row = 0; row < row_count(k); row++) {
-            if (!sees(c, set, r / S, r % S, row))
+            const int times = sees(c, set, r / S, r % S, row);
+            if (!times)
                 continue;
             const double s = score(p, k, r, row, from, D);
             if (!pass)
                 *top = fmax(*top, s);
-            const double weight = pass ? exp(s - *top) : 0;
+            const double weight = pass ? times * exp(s - *top) : 0;
             *sum += weight;
             for (int64_t d = 0; pass && d < D; d++)
                 y[d] += weight * seen(p, v->v[row * C + from + d]);
@@ -198,7 +215,18 @@ static void small_ops(const Problem *p, double *out)
             out[i] = x->v[i] + b->v[r / c->per % c->more * C + ch];
         else if (c->op == OP_CONCAT)
             out[i] = ch < A ? x->v[r * A + ch] : b->v[r * c->more + ch - A];
-        else if (c->op == OP_REPEAT)
+        else if (c->op == OP_BLEND) {
+            const double k = fmin(fmax(p->in[W0].v[0], 0), 1);
+            out[i] = k * x->v[i] + (1 - k) * b->v[i];
+        } else if (c->op == OP_FIRST)
+            out[i] = r / (row_count(x) / c->x[0]) % c->frames ? x->v[i] : b->v[i];
+        else if (c->op == OP_ROTATE) {
+            const double f = (double)(r / (row_count(x) / c->x[0]) % c->frames);
+            const double angle = ch < 2 * c->more ? f * p->in[W0].v[ch / 2] : 0;
+            const int64_t pair = ch % 2 ? i - 1 : i + 1;
+            out[i] = x->v[i] * cos(angle);
+            out[i] += ch < 2 * c->more ? x->v[pair] * sin(angle) * (ch % 2 ? 1 : -1) : 0;
+        } else if (c->op == OP_REPEAT)
             out[i] = x->v[i % x->count];
         else if (c->op == OP_EMBED)
             out[i] = p->in[W0].v[(p->ids ? p->ids[r] : r) * C + ch];

@@ -50,6 +50,7 @@ static void published_models_have_the_published_number_of_parameters(void **stat
         {"animatediff-sd15", PART_UNET, {686, 859520964}},
         {"animatediff-sd15", PART_MOTION, {567, 453813440}},
         {"animatediff-sd15-v3", PART_MOTION, {540, 417700800}},
+        {"consisti2v", PART_UNET, {1323, 1239625481}},
         {"animatediff-sd15", PART_VAE, {248, 83653863}},
         {"animatediff-sd15", PART_TEXT, {196, 123060480}},
         {"modelscope", PART_UNET, {1480, 1411233860}},
@@ -107,6 +108,7 @@ static void values_have_the_deviation_that_their_kind_wants(void **state)
         {W_NORM_SHIFT, 1, {N}, 0, 0.02},
         {W_BIAS, 1, {N}, 0, 0.02},
         {W_EMBEDDING, 2, {1024, 64}, 0, 1},
+        {W_BLEND, 1, {N}, 0.5, 0},
     };
     float *x = malloc(N * sizeof *x);
     for (int i = 0; i < COUNT(kinds); i++) {

@@ -222,7 +222,8 @@ static void every_filter_says_how_it_is_mixed(void **state)
         const int has = !gimbal_mask(plugin.name, (gimbal_shape){1, F, H, W}, mask, NULL);
         const int says = !gimbal_mask_power(plugin.name, &power, NULL);
         check(has == says, "%s", plugin.name);
-        check(!has || power == 1, "%s: corrected forms keep the variance", plugin.name);
+        const int kept = strcmp(plugin.name, "frameinit") != 0; /* whose two bands hold one noise */
+        check(!has || power == kept, "%s: corrected forms keep the variance", plugin.name);
         filters += has;
     }
     assert_true(filters > 0);

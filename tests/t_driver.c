@@ -128,6 +128,7 @@ static void rig_open(Rig *rig, Setup setup)
     d->steps = setup.steps, d->eta = setup.eta, d->shape = shape, d->cfg = 6;
     philox_normal(77, 0, 0, shape, rig->clip);
     d->clip = setup.strength > 0 ? rig->clip : NULL, d->strength = setup.strength;
+    d->image = d->reinit->reads_picture ? rig->clip : NULL; /* of which one frame is read */
     d->net = (Denoise){toy, &rig->net};
     d->cancel = &rig->cancel;
     d->progress = watch, d->user = &rig->watch;

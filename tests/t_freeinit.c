@@ -153,7 +153,7 @@ static void wrong_specs_are_refused(void **state)
         {"freeinit:early_cfg=1", "did you mean 'early-cfg'"},
         {"freeinit:passes=2,passes=3", "passes"},
         {"freinit", "freeinit"},
-        {"frameinit", "known: none, freeinit"},
+        {"framing", "known: none, freeinit"},
         {"", "known: none"},
         {"none:passes=2", "passes"},
     };

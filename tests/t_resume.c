@@ -226,28 +226,31 @@ static void damaged_states_are_refused_and_the_session_begins_anew(void **state)
         const char *tensor;
         int at;
         int32_t value;
-    } values[] = {{"place", 0, 2},   {"place", 0, -1},        {"place", 0, 1 << 30}, {"place", 1, 0},
-                  {"place", 1, 4},   {"place", 1, -5},        {"place", 2, 2},       {"place", 3, 0},
-                  {"place", 3, 7},   {"place", 4, 1000},      {"place", 4, -1},      {"place", 5, -1},
-                  {"place", 6, -2},  {"place", 7, INT32_MIN}, {"rng", 624, 625},     {"rng", 624, -1},
-                  {"rng", 625, 256}, {"x", 0, 0x7f800000},    {"eps0", N - 1, -1},   {"x0", 3, 0x7fc00000}};
+    } values[] = {{"place", 0, 2},     {"place", 0, -1},        {"place", 0, 1 << 30}, {"place", 1, 0},
+                  {"place", 1, 4},     {"place", 1, -5},        {"place", 2, 2},       {"place", 3, 0},
+                  {"place", 3, 7},     {"place", 4, 1000},      {"place", 4, -1},      {"place", 5, -1},
+                  {"place", 6, -2},    {"place", 7, INT32_MIN}, {"place", 8, 1},       {"place", 8, -1},
+                  {"rng", 624, 625},   {"rng", 624, -1},        {"rng", 625, 256},     {"x", 0, 0x7f800000},
+                  {"eps0", N - 1, -1}, {"x0", 3, 0x7fc00000}};
     for (int i = 0; i < COUNT(values); i++) {
         int32_t *word = (int32_t *)state_data(&kept, values[i].tensor) + values[i].at;
         const int32_t was = *word;
         *word = values[i].value;
-        state_write(&kept, kept.n, "1", bad);
+        state_write(&kept, kept.n, "2", bad);
         check_fails(gimbal_state_load(run, bad, NULL, &err), GIMBAL_EFORMAT, err, values[i].tensor);
         *word = was;
     }
     for (int n = 0; n < kept.n; n++) { /* one tensor after the other is absent */
         const gimbal_tensor last = kept.items[kept.n - 1], gone = kept.items[n];
         kept.items[n] = last;
-        state_write(&kept, kept.n - 1, "1", bad);
+        state_write(&kept, kept.n - 1, "2", bad);
         check_fails(gimbal_state_load(run, bad, NULL, &err), GIMBAL_EFORMAT, err, gone.name);
         kept.items[n] = gone, kept.items[kept.n - 1] = last;
     }
-    state_write(&kept, kept.n, "2", bad);
+    state_write(&kept, kept.n, "3", bad);
     check_fails(gimbal_state_load(run, bad, NULL, &err), GIMBAL_EFORMAT, err, "no state of a run");
+    state_write(&kept, kept.n, "1", bad);
+    check_fails(gimbal_state_load(run, bad, NULL, &err), GIMBAL_EUSAGE, err, "an older gimbal");
     shell("head -c 900 %s > %s", in_scratch("state"), bad);
     check_fails(gimbal_state_load(run, bad, NULL, &err), GIMBAL_EFORMAT, err, "bad");
     check_fails(gimbal_state_load(run, in_scratch("none"), NULL, &err), GIMBAL_EIO, err, "none");

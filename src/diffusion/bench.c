@@ -70,6 +70,14 @@ static int begin(Bench *b, int frames, int width, int height, gimbal_error *err)
     s.frames = frames, s.width = width, s.height = height;
     s.cfg = o->guidance ? MAX(s.cfg, 2) : 1;
     s.seed = o->seed, s.threads = o->threads, s.dtype = o->dtype;
+    if (gimbal_needs_image(b->engine)) {
+        const int step = gimbal_size_step(b->engine);
+        const size_t count = (size_t)b->engine->shape.in * (size_t)(width / step) * (size_t)(height / step);
+        s.image = b->picture = alloc_array(count, sizeof *b->picture);
+        if (!s.image)
+            return fail(err, GIMBAL_ENOMEM, "no memory for a latent of %zu values", count);
+        memset(b->picture, 0, count * sizeof *b->picture);
+    }
     TRY(gimbal_begin(&b->session, b->engine, &s, err));
     r->open_seconds = seconds_now() - began;
     r->family = o->family ? o->family : gimbal_family(b->engine);
@@ -411,5 +419,6 @@ int gimbal_bench(const gimbal_bench_order *order, gimbal_bench_result *out, gimb
     bench_note_memory(&b);
     gimbal_end(b.session);
     gimbal_close(b.engine);
+    free(b.picture); /* the session's settings pointed to it */
     return code;
 }

@@ -49,7 +49,8 @@ int bench_model_open(gimbal_engine **out, const BenchModel *, DType, uint64_t se
 
 /* Values [from, from + count) of a parameter; a function of (seed, its name, the index). For weights of n
  * inputs uniform with variance 1/n, so that a layer keeps the size of what it reads; norms' scales 1; biases
- * and shifts small; embeddings of variance 1; tables of positions what they are. */
+ * and shifts small; embeddings of variance 1; tables of positions and rotary angles what they are; blends
+ * half and half. */
 void bench_draw(const Weight *, uint64_t seed, int64_t from, int64_t count, float *out);
 
 /* ---- what is measured: bench.c, bench_ops.c ---------------------------------------------- */
@@ -59,7 +60,8 @@ typedef struct {
     gimbal_bench_result *result;
     gimbal_engine *engine;
     gimbal_session *session;
-    uint64_t anon; /* bytes of this process before anything was opened */
+    float *picture; /* a latent, for families that begin from one; only its being there is looked at */
+    uint64_t anon;  /* bytes of this process before anything was opened */
 } Bench;
 
 /* Raises result->peak_bytes to what the process has now beyond its beginning. */

@@ -3,6 +3,7 @@
  *     animatediff-sd15      Stable Diffusion 1.5 with the second motion adapter (a module in the mid block)
  *     animatediff-sd15-v3   the same with the third, which has none there
  *     modelscope            ModelScope text-to-video, 1.7 billion parameters
+ *     consisti2v            ConsistI2V, 1.2 billion in the U-Net: a clip that begins with a picture
  *     sd21                  Stable Diffusion 2.1: an image model, its frames are pictures of a batch
  *
  * Keys are those that diffusers and transformers need to build the same networks; a key left out has its
@@ -47,6 +48,18 @@
     "norm_eps": 1e-05, "norm_num_groups": 32, "out_channels": 4, "sample_size": 32, \
     "up_block_types": ["UpBlock3D", "CrossAttnUpBlock3D", "CrossAttnUpBlock3D", "CrossAttnUpBlock3D"]})
 
+#define CONSISTI2V_UNET JSON({ \
+    "_class_name": "VideoLDMUNet3DConditionModel", "act_fn": "silu", "attention_head_dim": [5, 10, 20, 20], \
+    "augment_temporal_attention": true, "block_out_channels": [320, 640, 1280, 1280], \
+    "cross_attention_dim": 1024, \
+    "down_block_types": ["CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D", \
+    "DownBlock2D"], \
+    "first_frame_condition_mode": "concat", "in_channels": 4, "layers_per_block": 2, "n_frames": 16, \
+    "n_temp_heads": 8, "norm_eps": 1e-05, "norm_num_groups": 32, "out_channels": 4, "sample_size": 64, \
+    "temp_pos_embedding": "rotary", \
+    "up_block_types": ["UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D"], \
+    "use_frame_stride_condition": true, "use_linear_projection": true, "use_temporal": true})
+
 #define MOTION(mid) JSON({ \
     "_class_name": "MotionAdapter", "block_out_channels": [320, 640, 1280, 1280], \
     "motion_layers_per_block": 2, \
@@ -88,6 +101,8 @@
     "unet": ["diffusers", "UNet2DConditionModel"], PARTS)
 #define MODELSCOPE_INDEX INDEX("_class_name": "TextToVideoSDPipeline", \
     "unet": ["diffusers", "UNet3DConditionModel"], PARTS)
+#define CONSISTI2V_INDEX INDEX("_class_name": "ConditionalAnimationPipeline", \
+    "unet": ["models", "VideoLDMUNet3DConditionModel"], PARTS)
 #define SD_INDEX INDEX("_class_name": "StableDiffusionPipeline", "feature_extractor": [null, null], \
     "image_encoder": [null, null], "requires_safety_checker": false, "safety_checker": [null, null], \
     "unet": ["diffusers", "UNet2DConditionModel"], PARTS)
@@ -102,6 +117,8 @@ static const BenchModel models[] = {
      "<|endoftext|>"},
     {"modelscope", "ModelScope text-to-video, 1.7 billion parameters", "modelscope", MODELSCOPE_INDEX,
      MODELSCOPE_UNET, NULL, VAE, CLIP_H, DDIM("scaled_linear", "epsilon", false), "!"},
+    {"consisti2v", "ConsistI2V, 1.2 billion parameters: begins with a picture", "consisti2v",
+     CONSISTI2V_INDEX, CONSISTI2V_UNET, NULL, VAE, CLIP_H, DDIM("linear", "epsilon", true), "!"},
     {"sd21", "Stable Diffusion 2.1, an image model: frames are a batch of pictures", "animatediff", SD_INDEX,
      SD21_UNET, NULL, VAE, CLIP_H, DDIM("scaled_linear", "v_prediction", false), "!"},
 };

@@ -22,14 +22,6 @@
 
 /* ---- values ------------------------------------------------------------------------------ */
 
-static uint64_t name_hash(const char *name) /* FNV-1a */
-{
-    uint64_t h = 0xcbf29ce484222325u;
-    for (; *name; name++)
-        h = (h ^ (unsigned char)*name) * 0x100000001b3u;
-    return h;
-}
-
 /* Standard deviation; 0: values are not random. */
 static double deviation(const Weight *w)
 {
@@ -44,6 +36,19 @@ static double deviation(const Weight *w)
         return 1.0;
     default:
         return 0.0;
+    }
+}
+
+/* What does not come out of chance: as the networks begin their training. */
+static float fixed_value(const Weight *w, int64_t i)
+{
+    switch (w->kind) {
+    case W_ROTARY:
+        return (float)pow(1e4, -(double)i / (double)weight_count(w));
+    case W_BLEND:
+        return 0.5f; /* not 1, where a block's result would not matter */
+    default:
+        return 1;
     }
 }
 
@@ -63,24 +68,24 @@ static void draw_positions(const Weight *w, int64_t from, int64_t count, float *
 
 void bench_draw(const Weight *w, uint64_t seed, int64_t from, int64_t count, float *out)
 {
-    const uint64_t name = name_hash(w->name);
+    const uint64_t name = weight_hash(w);
     const float scale = (float)(sqrt(12.0) * deviation(w) * 0x1p-16);
     uint32_t word[4];
+    const bool drawn = scale > 0;
     int64_t block = -1;
     if (w->kind == W_TABLE) {
         draw_positions(w, from, count, out);
         return;
     }
     for (int64_t i = from; i < from + count; i++) {
-        if (w->kind != W_NORM_SCALE && i / 8 != block) {
+        if (drawn && i / 8 != block) {
             block = i / 8;
             philox((uint32_t[]){(uint32_t)block, (uint32_t)((uint64_t)block >> 32), (uint32_t)name,
                                 (uint32_t)(name >> 32)},
                    seed, word);
         }
-        *out++ = w->kind == W_NORM_SCALE
-                     ? 1.0f
-                     : scale * ((float)(word[i / 2 % 4] >> (i % 2 * 16) & 0xFFFF) - 32767.5f);
+        *out++ = !drawn ? fixed_value(w, i)
+                        : scale * ((float)(word[i / 2 % 4] >> (i % 2 * 16) & 0xFFFF) - 32767.5f);
     }
 }
 

@@ -25,13 +25,13 @@ static const double in_a_run = 1.2;
 
 static int decode_calls(const Plans *p, const Run *run)
 {
-    return (run->shape.f + p->decode.f - 1) / p->decode.f;
+    return (run->whole.f + p->decode.f - 1) / p->decode.f;
 }
 
-/* Only for a clip to begin from, which counts as encoded here. */
+/* Only for a clip, picture or reference to begin from, which counts as encoded here. */
 static int encode_calls(const Plans *p, const Run *run)
 {
-    return (run->shape.f + p->encode.f - 1) / p->encode.f;
+    return (run_pictures(run) + p->encode.f - 1) / p->encode.f;
 }
 
 static uint64_t mapped_bytes(const gimbal_engine *e)
@@ -62,7 +62,17 @@ static double keys_flops(const Plans *p)
     return p->guide.text ? plan_flops(p->guide.text) : 0;
 }
 
-/* relative: a branch of a call is the unit, so that a call without guidance is half of one with it. */
+/* Network calls against plain sampling with the same steps, chunks and guidance: a branch of a call is the
+ * unit, so that a call without guidance is half of one with it. */
+static double relative(const Run *run)
+{
+    const int plain = run->s.cfg_image > 1 ? 3 : branches(run->s.cfg);
+    double sum = 0;
+    for (int i = 0; i < COUNT(run->calls_of); i++)
+        sum += (double)(i + 1) * run->calls_of[i];
+    return sum / ((double)plain * run->s.steps * run->s.chunks);
+}
+
 static void count(Plans *p, const Run *run, gimbal_cost *out)
 {
     *out = (gimbal_cost){
@@ -70,10 +80,10 @@ static void count(Plans *p, const Run *run, gimbal_cost *out)
         .pack_bytes = plans_pack_bytes(p),
         .host_bytes = p->host_bytes,
         .mapped_bytes = mapped_bytes(p->engine),
-        .flops = run->batch * plan_flops(p->text) + keys_flops(p) + unet_flops(p, run) +
+        .flops = MIN(run->batch, 2) * plan_flops(p->text) + keys_flops(p) + unet_flops(p, run) +
                  decode_calls(p, run) * decode_flops(p) +
                  (p->encoder ? encode_calls(p, run) * plan_flops(p->encoder) : 0),
-        .relative = (double)(run->calls_of[0] + 2 * run->calls_of[1]) / (branches(run->s.cfg) * run->s.steps),
+        .relative = relative(run),
         .passes = run->passes,
         .calls = run->calls,
     };
@@ -94,7 +104,7 @@ static int timings(Plans *p, const Run *run, double *seconds, gimbal_error *err)
 {
     double unet = 0;
     *seconds = compile_seconds + (double)plans_pack_bytes(p) / pack_rate;
-    *seconds += in_a_run * run->batch * trial(p, p->text, text_budget);
+    *seconds += in_a_run * MIN(run->batch, 2) * trial(p, p->text, text_budget);
     p->cx.bf16 = !strcmp(run->s.dtype, "bf16");
     for (int i = 0; i < COUNT(run->calls_of); i++)
         if (p->guide.plan[i])

@@ -115,13 +115,16 @@ enum { MAX_PASSES = 64 };
 
 typedef struct {
     const Schedule *schedule;
-    double t; /* the first timestep that the pass samples */
-    int pass; /* 0-based */
+    double t;       /* the first timestep that the pass samples */
+    int pass;       /* 0-based */
+    int64_t frame0; /* absolute number of the first frame */
     gimbal_shape shape;
-    const float *eps0; /* unit noise the first pass started from */
-    const float *x0;   /* the last pass's estimate of the clean clip; its result when it ran to the end */
-    const float *x;    /* where the last pass stopped: a(x_t) x0 + s(x_t) eps */
-    double x_t;        /* its timestep; < 0: the end */
+    const float *image;     /* the picture that is begun from, [C,1,h,w] clean latents, or NULL */
+    const float *reference; /* a clean clip [C,F,h,w] to take after, or NULL: `image` in every frame */
+    const float *eps0;      /* unit noise the first pass started from */
+    const float *x0; /* the last pass's estimate of the clean clip; its result when it ran to the end */
+    const float *x;  /* where the last pass stopped: a(x_t) x0 + s(x_t) eps */
+    double x_t;      /* its timestep; < 0: the end */
     /* DRAW_FRESH of a pass: step 0 is its fresh noise, given or of the prior; 1, 2, ... more of the prior */
     Source noise;
 } ReinitIn;
@@ -138,11 +141,15 @@ typedef struct {
     int (*start)(const void *self, const ReinitIn *, float *x, gimbal_error *err);
     /* Its low-pass filter, for gimbal_mask; NULL: none. */
     int (*lowpass)(const void *self, Lowpass *out);
+    bool one_noise;     /* both bands hold the same noise, and are mixed with m and 1 - m */
+    bool reads_picture; /* it cannot do without `image` or `reference` */
+    /* Options that a schedule cannot serve: EUSAGE. NULL: there are none. */
+    int (*check)(const void *self, const Schedule *, gimbal_error *err);
     /* Why this sampler, or a run that begins from a clip, cannot be served; or NULL. compat=1 of FreeInit is
      * sound with DDIM from noise only. */
     const char *(*refuses)(const void *self, const char *sampler, bool from_clip);
 } Reinit;
-#define REINITS(X) X(none) X(freeinit) X(freqprior) X(redraw)
+#define REINITS(X) X(none) X(freeinit) X(freqprior) X(redraw) X(frameinit)
 
 /* ---- samplers: sampler_*.c --------------------------------------------------------------- */
 
@@ -203,8 +210,7 @@ Source prior_source(PriorNoise *);
 
 /* ---- the denoiser and guidance: guide.c -------------------------------------------------- */
 
-/* One prediction for a clip at timestep t: raw [C,F,h,w]. Guidance is inside: rows [negative, prompt] in one
- * call, raw = e_neg + cfg (e_prompt - e_neg). */
+/* One prediction for a clip at timestep t: raw [C,F,h,w]. Guidance is inside, guide.c. */
 typedef struct {
     /* cfg: guidance scale of this call; <= 1: the prompt's branch alone */
     int (*predict)(void *self, const float *x, gimbal_shape, double t, double cfg, float *raw,
@@ -214,7 +220,8 @@ typedef struct {
 
 /* ---- the driver: pipeline.c -------------------------------------------------------------- */
 
-/* All passes of one clip, as arrays and a Denoise. Can be called again after ECANCEL. */
+/* All passes of one clip, or of its chunks one after the other, as arrays and a Denoise. Can be called again
+ * after ECANCEL. */
 typedef struct {
     const Schedule *schedule;
     const Sampler *sampler;
@@ -228,7 +235,16 @@ typedef struct {
     double strength;    /* with clip: share of the steps that is run, 0..1 (diffusers' meaning) */
     int n_fresh, steps;
     double eta, cfg;
-    gimbal_shape shape;
+    const float *image;     /* the picture to begin from [C,1,h,w], or NULL */
+    const float *reference; /* for re-initialisers: [C,F,h,w], or NULL; the first chunk's */
+    bool hold;              /* the image is frame 0 of x all the way, the other frames alone are sampled */
+    float *blank;     /* with hold: [C,1,h,w], where the net looks for frame 0's noise in the branch that
+                         must not see the image; written when a pass begins */
+    double cfg_image; /* > 1: guidance by the image too, three branches a call */
+    int chunks;       /* K > 1: each further chunk begins with the last one's last frame; needs hold */
+    const float *chunk_given; /* [n_chunk_given][C,F,h,w] initial unit noise of chunks 1, 2, ..., or NULL */
+    int n_chunk_given;
+    gimbal_shape shape; /* of a chunk */
     Denoise net;
     const atomic_int *cancel;
     int (*progress)(void *user, const gimbal_progress *);
@@ -240,15 +256,23 @@ typedef struct {
     Grid grid;
     int from, to;
     double cfg;
+    int branches; /* of a call */
 } PlannedPass;
-/* Fills out[MAX_PASSES], the grids from keep; returns the count or a negative code. Checks all that can be
- * wrong before the first network call; of the driver it reads schedule, sampler, reinit, steps, cfg, strength
- * and whether there is a clip. */
+/* The passes of one chunk. Fills out[MAX_PASSES], the grids from keep; returns the count or a negative code.
+ * Checks all that can be wrong before the first network call; of the driver it reads schedule, sampler,
+ * reinit, steps, cfg, cfg_image, strength and whether there is a clip, an image, a reference. */
 int driver_plan(const Driver *, PlannedPass *out, Arena *keep, gimbal_error *err);
+/* Of a call without guidance by the image. */
 static inline int branches(double cfg)
 {
     return cfg > 1 ? 2 : 1;
 }
+/* Frames of all chunks together. */
+static inline int driver_frames(const Driver *d)
+{
+    return MAX(d->chunks, 1) * (d->shape.f - 1) + 1;
+}
+/* latents [C,driver_frames,h,w] out. */
 int driver_run(Driver *, float *latents, gimbal_error *err);
 void driver_end(Driver *);
 

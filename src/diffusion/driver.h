@@ -11,12 +11,15 @@ struct DriverState {
     Arena keep; /* grids */
     PlannedPass plan[MAX_PASSES];
     int passes, pass;
+    int chunk;  /* chunks that are whole */
     int step;   /* of the pass's grid: from..to */
     bool begun; /* x holds the start of `pass`, the sampler is prepared */
     int calls, total_calls;
     double work, total_work;                 /* branches of the calls made, but for the first; of all */
     double elapsed, in_calls, in_first_call; /* seconds: of all driver_runs, of later calls, of the first */
     float *eps0, *x, *next, *raw, *x0, *injected, *history; /* one allocation, at eps0 */
+    float *first; /* in it too: [C,1,h,w], what the chunk begins with; nothing without an image */
+    float *made;  /* [C,driver_frames,h,w]: the chunks that are whole; NULL when there is one only */
 };
 
 /* d->state for a run that has not begun, if there is none yet. Checks all that driver_plan does. */

@@ -1,9 +1,10 @@
 /* driver_state.c: a run in a file, so that it goes on after the process was killed, with the same bytes.
  *
  *     tensors    eps0, x, x0 [C,F,h,w] F32; history [n,C,F,h,w] F32 of a multistep sampler;
- *                place [8] I32: pass, step, begun, calls, work, milliseconds of all, of later calls, of the
- * first; rng [628] I32 of the torch generator: its words, the place among them, has_next, next (2) metadata
- * gimbal-state: 1; recipe: what the run is; given: SHA-256 of the tensors that it was given
+ *                first, blank [C,1,h,w] F32 of a run from a picture; made [C,frames,h,w] F32 of a long video;
+ *                place [9] I32: pass, step, begun, calls, work, milliseconds of all, of later calls, of the
+ * first, chunk; rng [628] I32 of the torch generator: its words, the place among them, has_next, next (2)
+ * metadata gimbal-state: 2; recipe: what the run is; given: SHA-256 of the tensors that it was given
  *
  * A state is taken up by the run that wrote it and by no other: the recipes must agree in all but the number
  * of threads, which changes no byte. It is written between two network calls, whole or not at all, and what
@@ -17,9 +18,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { MT_WORDS = 624, RNG_WORDS = MT_WORDS + 4, PLACE_WORDS = 8, MAX_TENSORS = 6 };
-enum { PASS, STEP, BEGUN, CALLS, WORK, ELAPSED, IN_CALLS, IN_FIRST }; /* of "place" */
-static const char mark[] = "gimbal-state", version[] = "1";
+enum { MT_WORDS = 624, RNG_WORDS = MT_WORDS + 4, PLACE_WORDS = 9, MAX_TENSORS = 9 };
+enum { PASS, STEP, BEGUN, CALLS, WORK, ELAPSED, IN_CALLS, IN_FIRST, CHUNK }; /* of "place" */
+static const char mark[] = "gimbal-state", version[] = "2";
 
 /* ---- what the caller gave ---------------------------------------------------------------- */
 
@@ -41,6 +42,9 @@ static int given_digest(const gimbal_session *s, char hex[65], gimbal_error *err
     hash_given(sha, "latents", o->latents, n);
     hash_given(sha, "fresh", o->fresh, n * (size_t)o->n_fresh);
     hash_given(sha, "clip", o->clip, n);
+    hash_given(sha, "image", o->image, n / (size_t)s->run.shape.f);
+    hash_given(sha, "reference", o->reference, n);
+    hash_given(sha, "chunks", o->chunk_latents, n * (size_t)o->n_chunk_latents);
     sha256_end(sha, hex);
     return GIMBAL_OK;
 }
@@ -68,7 +72,7 @@ static gimbal_tensor clip_tensor(const char *name, gimbal_shape s, const float *
 static int save(gimbal_session *s, const char *path, gimbal_error *err)
 {
     const struct DriverState *d = s->driver.state;
-    const gimbal_shape z = s->run.shape;
+    const gimbal_shape z = s->run.shape, one = {z.c, 1, z.h, z.w};
     const int32_t place[PLACE_WORDS] = {[PASS] = d->pass,
                                         [STEP] = d->step,
                                         [BEGUN] = d->begun,
@@ -77,7 +81,8 @@ static int save(gimbal_session *s, const char *path, gimbal_error *err)
                                         [ELAPSED] =
                                             milliseconds(fmax(d->elapsed, d->in_first_call + d->in_calls)),
                                         [IN_CALLS] = milliseconds(d->in_calls),
-                                        [IN_FIRST] = milliseconds(d->in_first_call)};
+                                        [IN_FIRST] = milliseconds(d->in_first_call),
+                                        [CHUNK] = d->chunk};
     int32_t rng[RNG_WORDS];
     char given[65];
     gimbal_tensor items[MAX_TENSORS] = {{"place", "I32", 1, {PLACE_WORDS}, place},
@@ -88,6 +93,12 @@ static int save(gimbal_session *s, const char *path, gimbal_error *err)
     if (d->begun && s->run.sampler->history)
         items[n++] =
             (gimbal_tensor){"history", "F32", 5, {s->run.sampler->history, z.c, z.f, z.h, z.w}, d->history};
+    if (s->driver.image)
+        items[n++] = clip_tensor("first", one, d->first);
+    if (s->driver.hold)
+        items[n++] = clip_tensor("blank", one, s->driver.blank);
+    if (d->made)
+        items[n++] = clip_tensor("made", s->run.whole, d->made);
     if (s->white.torch) {
         pack_rng(&s->white.rng, rng);
         items[n++] = (gimbal_tensor){"rng", "I32", 1, {RNG_WORDS}, rng};
@@ -154,6 +165,10 @@ static int check_run(const gimbal_session *s, const SafeTensors *st, gimbal_erro
     const char *is = st_metadata(st, mark);
     char now[65];
     json_t *was = NULL, *own = NULL;
+    if (is && !strcmp(is, "1"))
+        return fail_hint(err, GIMBAL_EUSAGE, "remove it, or finish that run with the version that began it",
+                         "%s: a state of version 1, which an older gimbal saved; this one reads version %s",
+                         path, version);
     if (!is || strcmp(is, version) || !recipe || !given)
         return fail(err, GIMBAL_EFORMAT, "%s: no state of a run that gimbal %s saved", path, GIMBAL_VERSION);
     int code = json_parse(&was, recipe, strlen(recipe), DEPTH, path, err);
@@ -210,7 +225,7 @@ static int take_rng(const SafeTensors *st, TorchRng *rng, gimbal_error *err)
 }
 
 /* The place of a state that was saved between two calls of this plan. */
-static int take_place(const SafeTensors *st, struct DriverState *d, gimbal_error *err)
+static int take_place(const SafeTensors *st, struct DriverState *d, int chunks, gimbal_error *err)
 {
     int32_t at[PLACE_WORDS];
     TRY(take(st, "place", "I32", PLACE_WORDS, at, err));
@@ -219,10 +234,13 @@ static int take_place(const SafeTensors *st, struct DriverState *d, gimbal_error
     bool good = (at[BEGUN] == 0 || at[BEGUN] == 1) && (inside || (at[PASS] == d->passes && !begun));
     good = good && (!begun || (at[STEP] > now->from && at[STEP] <= now->to));
     good = good && at[CALLS] > 0 && at[CALLS] <= d->total_calls && at[WORK] >= 0 && at[WORK] <= d->total_work;
+    good = good && at[CHUNK] >= 0 && at[CHUNK] < chunks;
     good = good && at[ELAPSED] >= 0 && at[IN_CALLS] >= 0 && at[IN_FIRST] >= 0;
     if (!good)
-        return fail(err, GIMBAL_EFORMAT, "%s: \"place\" is none of this run's %d passes and %d calls",
-                    st_path(st), d->passes, d->total_calls);
+        return fail(err, GIMBAL_EFORMAT,
+                    "%s: \"place\" is none of this run's %d chunks, %d passes and %d calls", st_path(st),
+                    chunks, d->passes, d->total_calls);
+    d->chunk = at[CHUNK];
     d->pass = at[PASS], d->step = at[STEP], d->begun = begun;
     d->calls = at[CALLS], d->work = at[WORK];
     d->elapsed = at[ELAPSED] / 1e3, d->in_calls = at[IN_CALLS] / 1e3, d->in_first_call = at[IN_FIRST] / 1e3;
@@ -234,10 +252,16 @@ static int take_run(gimbal_session *s, const SafeTensors *st, gimbal_error *err)
     struct DriverState *d = s->driver.state;
     const Sampler *sampler = s->run.sampler;
     const size_t n = shape_count(s->run.shape);
-    TRY(take_place(st, d, err));
+    TRY(take_place(st, d, s->run.s.chunks, err));
     TRY(take_clip(st, "eps0", n, d->eps0, err));
     TRY(take_clip(st, "x", n, d->x, err));
     TRY(take_clip(st, "x0", n, d->x0, err));
+    if (s->driver.image)
+        TRY(take_clip(st, "first", n / (size_t)s->run.shape.f, d->first, err));
+    if (s->driver.hold)
+        TRY(take_clip(st, "blank", n / (size_t)s->run.shape.f, s->driver.blank, err));
+    if (d->made)
+        TRY(take_clip(st, "made", shape_count(s->run.whole), d->made, err));
     if (d->begun)
         TRY(sampler->begin(s->run.sampler_self, &s->run.schedule, &d->plan[d->pass].grid, s->run.s.eta,
                            d->history, err));
@@ -249,11 +273,15 @@ static int take_run(gimbal_session *s, const SafeTensors *st, gimbal_error *err)
 static gimbal_progress where(const gimbal_session *s)
 {
     const struct DriverState *d = s->driver.state;
-    const int pass = d->begun ? d->pass : d->pass - 1; /* the one under way, or the last that ended */
-    const PlannedPass *plan = &d->plan[MAX(pass, 0)];
+    const bool between = !d->begun && d->pass == 0; /* chunks */
+    /* the one under way, or the last that ended */
+    const int pass = d->begun ? d->pass : (between ? d->passes : d->pass) - 1;
+    const PlannedPass *plan = &d->plan[pass];
     return (gimbal_progress){.stage = d->begun ? "sample" : "pass",
-                             .pass = MAX(pass, 0) + 1,
+                             .pass = pass + 1,
                              .passes = d->passes,
+                             .chunk = d->chunk + !between,
+                             .chunks = s->run.s.chunks,
                              .step = d->begun ? d->step - plan->from : plan->to - plan->from,
                              .steps = plan->to - plan->from,
                              .calls = d->calls,

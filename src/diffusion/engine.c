@@ -336,6 +336,11 @@ int gimbal_size_step(const gimbal_engine *e)
     return MAX(8, vae_factor(e->vae)); /* both are powers of two */
 }
 
+int gimbal_needs_image(const gimbal_engine *e)
+{
+    return e->shape.given;
+}
+
 int gimbal_most_frames(const gimbal_engine *e)
 {
     return MAX(e->shape.max_frames, 0);

@@ -88,16 +88,22 @@ int engine_schedule(const gimbal_engine *, const char *betas, const char *spacin
 /* What a run is, before any memory: settings with every field filled, plug-ins parsed, passes counted. */
 typedef struct {
     Arena keep;
-    gimbal_settings s; /* texts borrowed from the caller */
-    gimbal_shape shape;
-    int batch; /* branches of the largest call: 2 where a pass is guided, else 1 */
+    gimbal_settings s;         /* texts borrowed from the caller */
+    gimbal_shape shape, whole; /* of a chunk, of the video */
+    bool hold;                 /* frame 0 is the image */
+    int batch; /* branches of the largest call: 1, 2 where a pass is guided, 3 by the image too */
     Schedule schedule;
     const Noise *noise;
     const Sampler *sampler;
     const Reinit *reinit;
     void *noise_self, *sampler_self, *reinit_self;
-    int passes, calls, calls_of[2]; /* network calls: all; those of one branch, of two */
+    int passes, calls, calls_of[3]; /* network calls of all chunks: all; those of one branch, two, three */
 } Run;
+/* Pictures that are encoded for a run before it begins: of a clip or a reference, of an image; 0: none. */
+static inline int run_pictures(const Run *r)
+{
+    return r->s.clip || r->s.reference ? r->shape.f : r->s.image ? 1 : 0;
+}
 /* On error nothing needs freeing. */
 int run_resolve(Run *, const gimbal_engine *, const gimbal_settings *, gimbal_error *err);
 void run_free(Run *);
@@ -117,16 +123,22 @@ static inline int pass_on(const gimbal_error *from, gimbal_error *to)
 
 typedef struct {
     Cx *cx;
-    Plan *plan[2]; /* of a call with one branch, with two; NULL: no pass makes any */
+    Plan *plan[3]; /* of a call with one branch, two, three; NULL: no pass makes any */
     Plan *text;    /* of unet_text; NULL: the network reads no text */
     UnetCall call;
     gimbal_shape shape;
     int batch, time_width, context_width, keys_width; /* batch: the most branches of a call */
-    float *context;                                   /* [batch,77,D]: negative, prompt */
-    float *keys;                                      /* [batch,77,keys_width], made of it by guide_text */
-    float *x, *time;                                  /* [F,h,w,C], [time_width]: of all branches */
+    bool held;        /* frame 0 of x is the image: its prediction means nothing */
+    bool strided;     /* the network is told the frame stride */
+    double cfg_image; /* > 1: three branches */
+    double rescale;   /* phi */
+    float *context;   /* [batch,77,D]: negative (twice with three branches), prompt */
+    float *keys;      /* [batch,77,keys_width], made of it by guide_text */
+    float *x, *time;  /* [F,h,w,C], [time_width]: of all branches; of three each has its own */
+    float *stride;    /* as time */
+    float *blank;     /* [C,1,h,w] frame 0 of the branch that must not see the image */
 } Guide;
-/* Plans the call of b branches, 1 or 2; the arrays may still be NULL. NULL on error (in cx->err). */
+/* Plans the call of b branches, 1 to 3; the arrays may still be NULL. NULL on error (in cx->err). */
 Plan *guide_plan(Guide *, int b);
 /* The same for the text's keys and values. */
 Plan *guide_plan_text(Guide *);
@@ -156,12 +168,13 @@ typedef struct {
     const gimbal_engine *engine;
     Cx cx;
     gimbal_error err;           /* cx's own: a call starts with it clear */
-    Plan *text, *vae, *encoder; /* encoder NULL until a run begins from a clip, or pictures are encoded */
+    Plan *text, *vae, *encoder; /* encoder NULL until a run begins from pictures, or some are encoded */
     Tiles *tiles;               /* in vae's place where pictures are large */
     Guide guide;
     gimbal_shape decode, encode; /* latents' shape in the VAE's plans: f frames a call */
     char *work;                  /* mapped, so that pages count only once they are used */
     size_t work_bytes;
+    int frame_stride;
     uint64_t host_bytes; /* arrays beside the plans: latents, noise, FFT buffers */
 } Plans;
 /* Plans all three for a run; takes no memory for tensors. */
@@ -218,7 +231,9 @@ int session_report(const gimbal_session *, const char *stage, int step, int step
 
 /* ---- pictures to latents: encode.c ------------------------------------------------------- */
 
-/* The encoder's noise eps [C,F,h,w], the first that is drawn from `white`; out NULL: drawn and dropped. */
-int encode_noise(WhiteNoise *white, gimbal_shape, float *out, gimbal_error *err);
+/* The encoder's noise eps [C,F,h,w], the first that is drawn from `white`, `most` frames a draw; out NULL:
+ * drawn and dropped. */
+enum { CLIP_DRAW = 16 }; /* of clips: decode_chunk_size of diffusers, which encodes by it too */
+int encode_noise(WhiteNoise *white, gimbal_shape, int most, float *out, gimbal_error *err);
 
 #endif

@@ -55,7 +55,7 @@ int gimbal_noise(const char *spec, const char *rng, uint64_t seed, int64_t frame
 }
 
 /* The filter of a re-initialiser's spec. */
-static int find_lowpass(const char *spec, Lowpass *filter, gimbal_error *err)
+static int find_lowpass(const char *spec, Lowpass *filter, bool *power, gimbal_error *err)
 {
     Arena keep = {0};
     const Reinit *reinit = NULL;
@@ -66,6 +66,8 @@ static int find_lowpass(const char *spec, Lowpass *filter, gimbal_error *err)
                          reinit->name);
     if (!code)
         code = reinit->lowpass(self, filter);
+    if (!code) /* published filters come with the published mix */
+        *power = !reinit->one_noise && !filter->as_published;
     arena_free(&keep);
     return code;
 }
@@ -73,18 +75,19 @@ static int find_lowpass(const char *spec, Lowpass *filter, gimbal_error *err)
 int gimbal_mask(const char *spec, gimbal_shape shape, float *out, gimbal_error *err)
 {
     Lowpass filter;
+    bool power;
     TRY(check_shape(shape, err));
-    TRY(find_lowpass(spec, &filter, err));
+    TRY(find_lowpass(spec, &filter, &power, err));
     lowpass_mask(&filter, shape.f, shape.h, shape.w, out);
     return GIMBAL_OK;
 }
 
-/* Published filters come with the published mix. */
 int gimbal_mask_power(const char *spec, int *power, gimbal_error *err)
 {
     Lowpass filter;
-    TRY(find_lowpass(spec, &filter, err));
-    *power = !filter.as_published;
+    bool kept;
+    TRY(find_lowpass(spec, &filter, &kept, err));
+    *power = kept;
     return GIMBAL_OK;
 }
 

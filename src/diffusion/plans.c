@@ -70,10 +70,14 @@ static int plan_guide(Plans *p, const Run *run, gimbal_error *err)
         .time_width = e->shape.width[0],
         .context_width = e->shape.context,
         .keys_width = unet_text_width(e->unet),
+        .held = run->hold,
+        .strided = e->shape.stride,
+        .cfg_image = run->s.cfg_image,
+        .rescale = run->s.rescale,
     };
     p->guide.call.keyed = p->guide.keys_width > 0;
     p->cx.bf16 = !strcmp(run->s.dtype, "bf16"); /* the U-Net's plans remember it; the others are float32 */
-    for (int b = 1; b <= 2 && !cx_failed(&p->cx); b++)
+    for (int b = 1; b <= COUNT(run->calls_of) && !cx_failed(&p->cx); b++)
         if (run->calls_of[b - 1] > 0)
             p->guide.plan[b - 1] = guide_plan(&p->guide, b);
     if (p->guide.call.keyed && !cx_failed(&p->cx))
@@ -90,18 +94,22 @@ static int plan_text(Plans *p, gimbal_error *err)
 }
 
 /* Arrays beside the plans: the guide's clip and prompts, the driver's and sampler's (about ten clips),
- * complex FFT buffers of one channel for three clips, the picture being handed over; a clip to begin from,
- * its latents and pictures, and the few that are encoded at a time as float32. */
+ * complex FFT buffers of one channel for three clips, the picture being handed over; a clip or picture to
+ * begin from, its latents and pictures, and the few that are encoded at a time as float32; a long video's
+ * latents. */
 static uint64_t host_bytes(const gimbal_engine *e, const Run *run)
 {
     const uint64_t width = (uint64_t)e->shape.context + (uint64_t)unet_text_width(e->unet);
     const uint64_t prompts = (uint64_t)run->batch * TOKENS * width;
     const uint64_t clip = shape_count(run->shape), channel = clip / (uint64_t)run->shape.c;
     const uint64_t given = run->s.latents ? 0 : clip, picture = 3ull * run->s.width * run->s.height;
-    const uint64_t begin = run->s.clip ? picture * (uint64_t)run->shape.f + sizeof(float) * 2 * clip +
-                                             sizeof(float) * picture * DECODE_FRAMES
-                                       : 0;
-    return sizeof(float) * (11 * clip + prompts + given + 6 * channel) + picture + begin;
+    const uint64_t pictures = (uint64_t)run_pictures(run), latents = clip / (uint64_t)run->shape.f * pictures;
+    const uint64_t begin = sizeof(float) * (2 * latents + picture * MIN(pictures, DECODE_FRAMES)) +
+                           picture * pictures * (run->s.clip ? 1 : sizeof(float));
+    const uint64_t branches = run->batch == 3 ? 2 * clip : 0; /* the guide's further two */
+    const uint64_t video =
+        run->s.chunks > 1 ? 2 * shape_count(run->whole) : 0; /* the driver's, the caller's */
+    return sizeof(float) * (11 * clip + prompts + given + 6 * channel + branches + video) + picture + begin;
 }
 
 int plans_make(Plans *p, const gimbal_engine *e, const Run *run, gimbal_error *err)
@@ -109,14 +117,17 @@ int plans_make(Plans *p, const gimbal_engine *e, const Run *run, gimbal_error *e
     memset(p, 0, sizeof *p);
     p->engine = e;
     p->host_bytes = host_bytes(e, run);
+    p->frame_stride = run->s.frame_stride;
     cx_init(&p->cx, cpu_chain(), run->s.threads, &p->err);
     int code = plan_text(p, err);
     if (!code)
         code = plan_guide(p, run, err);
     if (!code)
-        code = plans_decode(p, run->shape, err);
-    if (!code && run->s.clip)
-        code = plans_encode(p, run->shape, err);
+        code = plans_decode(p, run->whole, err);
+    gimbal_shape pictures = run->shape;
+    pictures.f = run_pictures(run);
+    if (!code && pictures.f)
+        code = plans_encode(p, pictures, err);
     if (code)
         plans_free(p);
     return code;
@@ -196,12 +207,17 @@ int plans_memory(Plans *p, gimbal_error *err)
     Guide *g = &p->guide;
     TRY(enough_memory(p, err));
     TRY(take_work(p, err));
-    g->x = alloc_array(shape_count(g->shape), sizeof(float));
-    g->time = alloc_array((size_t)g->time_width, sizeof(float));
+    const size_t clips = g->batch == 3 ? 3 : 1, frame = shape_count(g->shape) / (size_t)g->shape.f;
+    g->x = alloc_array(clips * shape_count(g->shape), sizeof(float));
+    g->time = alloc_array(clips * (size_t)g->time_width, sizeof(float));
+    g->stride = alloc_array(clips * (size_t)g->time_width, sizeof(float));
+    g->blank = alloc_array(frame, sizeof(float));
     g->context = alloc_array((size_t)g->batch * TOKENS * (size_t)g->context_width, sizeof(float));
     g->keys = alloc_array((size_t)g->batch * TOKENS * (size_t)MAX(g->keys_width, 1), sizeof(float));
-    if (!g->x || !g->time || !g->context || !g->keys)
+    if (!g->x || !g->time || !g->stride || !g->blank || !g->context || !g->keys)
         return fail(err, GIMBAL_ENOMEM, "no memory for a clip of %zu values", shape_count(g->shape));
+    for (size_t i = 0; i < clips; i++)
+        timestep_features(p->frame_stride, g->time_width, g->stride + i * (size_t)g->time_width);
     return GIMBAL_OK;
 }
 
@@ -209,14 +225,16 @@ int plans_memory(Plans *p, gimbal_error *err)
 void plans_free(Plans *p)
 {
     plan_free(p->text);
-    plan_free(p->guide.plan[0]);
-    plan_free(p->guide.plan[1]);
+    for (int i = 0; i < COUNT(p->guide.plan); i++)
+        plan_free(p->guide.plan[i]);
     plan_free(p->guide.text);
     plan_free(p->vae);
     tiles_free(p->tiles);
     plan_free(p->encoder);
     free(p->guide.x);
     free(p->guide.time);
+    free(p->guide.stride);
+    free(p->guide.blank);
     free(p->guide.context);
     free(p->guide.keys);
     if (p->work)

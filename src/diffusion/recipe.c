@@ -53,12 +53,16 @@ static json_t *settings_json(const gimbal_settings *s)
 static json_t *given_json(const gimbal_settings *s)
 {
     json_t *out = json_array();
-    if (s->latents)
+    if (s->latents || s->chunk_latents)
         json_array_append_new(out, json_string("latents"));
     if (s->fresh)
         json_array_append_new(out, json_string("reinit-noise"));
     if (s->clip)
         json_array_append_new(out, json_string("clip"));
+    if (s->image)
+        json_array_append_new(out, json_string("image"));
+    if (s->reference)
+        json_array_append_new(out, json_string("reference"));
     return out;
 }
 

@@ -15,16 +15,16 @@ typedef struct {
 } FilterOptions;
 extern const char *const filter_names[]; /* in the order of LowpassKind, then NULL */
 
-/* Four rows of an option table; `field` is a FilterOptions in `type`. `kept`: what the low band is kept of,
- * for the help text. */
-#define FILTER_OPTIONS(type_, field_, kept_)                                                                 \
+/* Four rows of an option table; `field` is a FilterOptions in `type`. `kind`: the filter's default. `kept`:
+ * what the low band is kept of, for the help text. */
+#define FILTER_OPTIONS(type_, field_, kind_, kept_)                                                          \
     {.name = "filter",                                                                                       \
      .help =                                                                                                 \
          "edge of the kept band: butterworth is the compromise, gaussian the steadiest and calms motion, "   \
          "ideal and box cut hard; costs no time",                                                            \
      .type = GIMBAL_CHOICE,                                                                                  \
      .offset = offsetof(type_, field_.name),                                                                 \
-     .text = "butterworth",                                                                                  \
+     .text = kind_,                                                                                          \
      .choices = filter_names},                                                                               \
         {.name = "order",                                                                                    \
          .help = "steepness of butterworth's edge: low is soft like gaussian, high is hard like ideal",      \
@@ -52,10 +52,10 @@ extern const char *const filter_names[]; /* in the order of LowpassKind, then NU
 /* as_published: the mask of FreeInit's code, faults included (signal.h). */
 Lowpass filter_lowpass(const FilterOptions *, bool as_published);
 
-/* out = F^-1( F(low) m + F(high) g ), m of `filter`, g = sqrt(1 - m^2), or 1 - m as published. All
+/* out = F^-1( F(low) m + F(high) g ), m of `filter`, g = sqrt(1 - m^2) when `power`, else 1 - m. All
  * [C,F,h,w]; out may be low or high. */
-int filter_mix(const Lowpass *filter, const float *low, const float *high, gimbal_shape, float *out,
-               gimbal_error *err);
+int filter_mix(const Lowpass *filter, bool power, const float *low, const float *high, gimbal_shape,
+               float *out, gimbal_error *err);
 
 /* Fresh noise number `step` of pass `pass`: out [C,F,h,w]. `who` stands before the message. */
 int fresh_noise(const ReinitIn *, const char *who, int pass, int step, float *out, gimbal_error *err);

@@ -31,7 +31,7 @@ static const gimbal_option options[] = {
      .def = 3,
      .min = 1,
      .max = MAX_PASSES},
-    FILTER_OPTIONS(FreeInit, filter, "the last pass"),
+    FILTER_OPTIONS(FreeInit, filter, "butterworth", "the last pass"),
     {.name = "fast",
      .help = "coarse to fine: early passes make fewer steps; three passes take the time of two, layout is a "
              "little "
@@ -108,7 +108,7 @@ static int start(const void *self, const ReinitIn *in, float *x, gimbal_error *e
     renoise(in->schedule, o->compat ? in->schedule->T - 1 : in->t, n, in->x0, in->eps0, x);
     int code = fresh_noise(in, "freeinit", in->pass, 0, fresh, err);
     if (!code)
-        code = filter_mix(&filter, x, fresh, in->shape, x, err);
+        code = filter_mix(&filter, !o->compat, x, fresh, in->shape, x, err);
     free(fresh); /* a clip's size once per pass: too large to keep through the sampling in between */
     return code;
 }

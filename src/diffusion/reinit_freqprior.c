@@ -56,7 +56,7 @@ static const gimbal_option options[] = {
      .def = 0.8,
      .min = 0,
      .max = 1},
-    FILTER_OPTIONS(FreqPrior, filter, "the last pass"),
+    FILTER_OPTIONS(FreqPrior, filter, "butterworth", "the last pass"),
     {.name = NULL},
 };
 
@@ -101,7 +101,7 @@ static int start(const void *self, const ReinitIn *in, float *x, gimbal_error *e
         code = fresh_noise(in, "freqprior", in->pass, 1, eta, err);
     if (!code) {
         refine(in, o->ratio, eta, x);
-        code = filter_mix(&filter, x, fresh, in->shape, x, err);
+        code = filter_mix(&filter, true, x, fresh, in->shape, x, err);
     }
     free(fresh); /* two clips' size once per pass: too large to keep through the sampling in between */
     return code;

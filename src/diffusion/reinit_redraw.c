@@ -20,7 +20,7 @@ typedef struct {
 } Redraw;
 
 static const gimbal_option options[] = {
-    FILTER_OPTIONS(Redraw, filter, "the initial noise"),
+    FILTER_OPTIONS(Redraw, filter, "butterworth", "the initial noise"),
     {.name = "passes",
      .help = "the fresh noise is that of the last pass of freeinit with as many; this one makes one pass and "
              "costs no time",
@@ -62,7 +62,7 @@ static int first(const void *self, const ReinitIn *in, float *eps, gimbal_error 
     for (int pass = 1; pass < o->passes && !code; pass++)
         code = fresh_noise(in, "redraw", pass, 0, fresh, err);
     if (!code)
-        code = filter_mix(&filter, eps, fresh, in->shape, eps, err);
+        code = filter_mix(&filter, true, eps, fresh, in->shape, eps, err);
     free(fresh); /* a clip's size once a run */
     return code;
 }

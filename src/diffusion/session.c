@@ -60,7 +60,7 @@ void gimbal_end(gimbal_session *s)
 
 gimbal_shape gimbal_latent_shape(const gimbal_session *s)
 {
-    return s->run.shape;
+    return s->run.whole;
 }
 
 void gimbal_cancel(gimbal_session *s)
@@ -111,19 +111,22 @@ int gimbal_context(gimbal_session *s, const char *text, float *context, gimbal_e
     return session_leave(s, plans_text(&s->plans, ids, context, err));
 }
 
-/* The guide's context [batch,77,D], negative and prompt or the prompt alone, and the keys and values made of
- * it. */
+/* The guide's context [batch,77,D], the prompt alone, negative and prompt, or negative twice and prompt, and
+ * the keys and values made of it. */
 int session_texts(gimbal_session *s, gimbal_error *err)
 {
     if (s->encoded)
         return GIMBAL_OK;
-    const int batch = s->run.batch;
+    const int batch = s->run.batch, texts = MIN(batch, 2);
     const size_t one = (size_t)TOKENS * (size_t)s->plans.guide.context_width;
+    float *context = s->plans.guide.context;
     const double since = seconds_now();
-    for (int b = 0; b < batch; b++) {
-        TRY(plans_text(&s->plans, s->ids[2 - batch + b], s->plans.guide.context + (size_t)b * one, err));
-        TRY(session_report(s, "text", b + 1, batch, since, err));
+    for (int b = 0; b < texts; b++) {
+        TRY(plans_text(&s->plans, s->ids[2 - texts + b], context + (size_t)(batch - texts + b) * one, err));
+        TRY(session_report(s, "text", b + 1, texts, since, err));
     }
+    if (batch > texts)
+        memcpy(context, context + one, one * sizeof *context);
     TRY(guide_text(&s->plans.guide, err));
     s->encoded = true;
     return GIMBAL_OK;
@@ -148,7 +151,26 @@ static int begin_from_clip(gimbal_session *s, gimbal_error *err)
     const gimbal_shape shape = s->run.shape;
     TRY(check_given("the clip to begin from", s->run.s.clip, shape_count(shape), err));
     s->white.frames_first |= 1u << DRAW_INIT;
-    return s->white.torch ? encode_noise(&s->white, shape, NULL, err) : GIMBAL_OK;
+    return s->white.torch ? encode_noise(&s->white, shape, CLIP_DRAW, NULL, err) : GIMBAL_OK;
+}
+
+/* The picture and the reference have been filled by now; behind what encoding them takes of torch's sequence.
+ */
+static int begin_from_picture(gimbal_session *s, gimbal_error *err)
+{
+    gimbal_shape shape = s->run.shape;
+    TRY(check_given("the reference", s->run.s.reference, shape_count(shape), err));
+    const size_t frame = shape_count(shape) / (size_t)shape.f;
+    TRY(check_given("the picture to begin from", s->run.s.image, frame, err));
+    shape.f = run_pictures(&s->run);
+    return s->white.torch ? encode_noise(&s->white, shape, shape.f, NULL, err) : GIMBAL_OK;
+}
+
+static int begin_from(gimbal_session *s, gimbal_error *err)
+{
+    if (s->run.s.clip)
+        return begin_from_clip(s, err);
+    return s->run.s.image || s->run.s.reference ? begin_from_picture(s, err) : GIMBAL_OK;
 }
 
 /* A run from its beginning: the random numbers too. */
@@ -158,8 +180,7 @@ int session_start_run(gimbal_session *s, gimbal_error *err)
     TRY(white_init(&s->white, r->s.rng, r->s.seed, err));
     if (s->engine->family->step_by_frame)
         s->white.frames_first |= 1u << DRAW_STEP;
-    if (r->s.clip)
-        TRY(begin_from_clip(s, err));
+    TRY(begin_from(s, err));
     s->prior = (PriorNoise){.noise = r->noise, .self = r->noise_self, .white = white_source(&s->white)};
     s->driver = (Driver){
         .schedule = &r->schedule,
@@ -176,6 +197,14 @@ int session_start_run(gimbal_session *s, gimbal_error *err)
         .steps = r->s.steps,
         .eta = r->s.eta,
         .cfg = r->s.cfg,
+        .image = r->s.image,
+        .reference = r->s.reference,
+        .hold = r->hold,
+        .blank = s->plans.guide.blank,
+        .cfg_image = r->s.cfg_image,
+        .chunks = r->s.chunks,
+        .chunk_given = r->s.chunk_latents,
+        .n_chunk_given = r->s.n_chunk_latents,
         .shape = r->shape,
         .net = guide_denoise(&s->plans.guide),
         .cancel = &s->cancel,

@@ -14,6 +14,7 @@
 #include <string.h>
 
 enum { MAX_FRAMES = 4096, MAX_SIDE = 8192, MAX_STEPS = 10000, MAX_THREADS = 1024 };
+enum { MAX_STRIDE = 1000, MAX_CHUNKS = 4096, MAX_VIDEO = 65536 };
 
 static const char *const rngs[] = {"philox", "torch", NULL};
 static const char *const spacings[] = {"leading", "linspace", "trailing", NULL};
@@ -29,24 +30,44 @@ static const char *const dtypes[] = {"f32", "bf16", "auto", NULL};
     {                                                                                                        \
         name, help, GIMBAL_CHOICE, offsetof(gimbal_settings, field), 0, 0, 0, text, list                     \
     }
-#define INT(field, help, def, min, max)                                                                      \
+#define INT(field, help, def, min, max) INT_AS(#field, field, help, def, min, max)
+#define REAL(field, help, def, min, max) REAL_AS(#field, field, help, def, min, max)
+#define INT_AS(name, field, help, def, min, max)                                                             \
     {                                                                                                        \
-#field, help, GIMBAL_INT, offsetof(gimbal_settings, field), def, min, max, NULL, NULL                \
+        name, help, GIMBAL_INT, offsetof(gimbal_settings, field), def, min, max, NULL, NULL                  \
     }
-#define REAL(field, help, def, min, max)                                                                     \
+#define REAL_AS(name, field, help, def, min, max)                                                            \
     {                                                                                                        \
-#field, help, GIMBAL_REAL, offsetof(gimbal_settings, field), def, min, max, NULL, NULL               \
+        name, help, GIMBAL_REAL, offsetof(gimbal_settings, field), def, min, max, NULL, NULL                 \
     }
 
 /* A default of 0 or NULL for a number or a schedule is the model's own, filled in by gimbal_defaults. */
 static const gimbal_option table[] = {
     TEXT(prompt, "what the clip shows", ""),
     TEXT(negative, "what it should not show (needs cfg > 1)", ""),
-    INT(frames, "length of the clip", 0, 1, MAX_FRAMES),
+    INT(frames, "length of the clip, or of one chunk", 0, 1, MAX_FRAMES),
+    INT(chunks,
+        "image to video: clips that follow each other, each beginning with the last one's last frame; K "
+        "chunks "
+        "make K (frames - 1) + 1 frames",
+        1, 1, MAX_CHUNKS),
     INT(width, "pixels, a multiple of 8", 0, 8, MAX_SIDE),
     INT(height, "pixels, a multiple of 8", 0, 8, MAX_SIDE),
     INT(steps, "network calls of one full pass", 0, 1, MAX_STEPS),
     REAL(cfg, "guidance scale: how strictly the prompt is followed; off at 1 and below", 0, 0, 1000),
+    REAL_AS("cfg-image", cfg_image,
+            "image to video: how strictly the picture is followed; above 1 a third branch a step, whatever "
+            "--cfg is; off at 1 and below",
+            1, 0, 1000),
+    REAL(rescale,
+         "share of the guided prediction that is brought back to its unguided deviation, against harsh "
+         "colours; "
+         "needs --cfg above 1, and no --cfg-image",
+         0, 0, 1),
+    INT_AS("frame-stride", frame_stride,
+           "frames of the film between two of the clip, for models that were told: higher is faster motion, "
+           "trained with 1 to 5; 0: the model's own",
+           0, 0, MAX_STRIDE),
     REAL(eta, "DDIM: noise put back at each step, 0 none, 1 as much as DDPM", 0, 0, 1),
     REAL(strength, "with a clip to begin from: share of the steps that is run; 1 forgets it", 0.8, 0, 1),
     {"seed", "same seed, same clip", GIMBAL_SEED, offsetof(gimbal_settings, seed), 0, 0, 0, NULL, NULL},
@@ -83,6 +104,11 @@ void gimbal_defaults(gimbal_settings *s, const gimbal_engine *e)
     s->height = MIN(MAX(e->run.height / step, 1) * step, MAX_SIDE);
     s->steps = MIN(e->run.steps, e->train_steps);
     s->cfg = e->run.cfg;
+    s->frame_stride = e->run.frame_stride;
+    if (e->run.noise)
+        s->noise = e->run.noise;
+    if (e->run.reinit)
+        s->reinit = e->run.reinit;
     s->betas = e->betas;
     s->spacing = e->spacing;
     s->sampler = e->sampler;
@@ -149,6 +175,47 @@ static int check_side(const char *name, int value, int step, gimbal_error *err)
     return fail_hint(err, GIMBAL_EUSAGE, hint, "--%s is %d, expected a multiple of %d", name, value, step);
 }
 
+/* One of the settings of image to video, for a model that was not made for it. */
+static int check_no_image(const gimbal_settings *s, const gimbal_engine *e, gimbal_error *err)
+{
+    const char *name = s->chunks > 1 ? "chunks" : s->cfg_image > 1 ? "cfg-image" : NULL;
+    if (name)
+        return fail(err, GIMBAL_EUSAGE,
+                    "--%s is %g, but this %s model does not begin from a picture and cannot use it", name,
+                    s->chunks > 1 ? s->chunks : s->cfg_image, e->family->name);
+    return GIMBAL_OK;
+}
+
+static int check_image(const gimbal_settings *s, const gimbal_engine *e, gimbal_error *err)
+{
+    const int64_t frames = (int64_t)s->chunks * (s->frames - 1) + 1;
+    if (!s->image)
+        return fail_hint(err, GIMBAL_EUSAGE, "give one with --image or --image-latents",
+                         "this %s model begins from a picture, and there is none", e->family->name);
+    if (s->frames < 2)
+        return fail(err, GIMBAL_EUSAGE,
+                    "--frames is %d, expected at least 2: the first frame is the picture itself", s->frames);
+    if (frames > MAX_VIDEO)
+        return fail(err, GIMBAL_EUSAGE, "--chunks %d of --frames %d are %lld frames, expected at most %d",
+                    s->chunks, s->frames, (long long)frames, MAX_VIDEO);
+    if (s->chunks > 1 && (s->clip || s->fresh))
+        return fail(err, GIMBAL_EUSAGE, "--chunks is %d, but %s is of one clip's length", s->chunks,
+                    s->clip ? "the clip to begin from" : "given re-initialisation noise");
+    if (s->rescale > 0 && s->cfg_image > 1)
+        return fail(err, GIMBAL_EUSAGE,
+                    "--rescale is %g, which has no meaning with guidance by the image (--cfg-image is %g)",
+                    s->rescale, s->cfg_image);
+    return GIMBAL_OK;
+}
+
+static int check_picture(const gimbal_settings *s, const gimbal_engine *e, gimbal_error *err)
+{
+    if (s->frame_stride && !e->shape.stride)
+        return fail(err, GIMBAL_EUSAGE, "--frame-stride is %d, but this %s model is not told the stride",
+                    s->frame_stride, e->family->name);
+    return (gimbal_needs_image(e) ? check_image : check_no_image)(s, e, err);
+}
+
 static int check_model(const gimbal_settings *s, const gimbal_engine *e, gimbal_error *err)
 {
     const int most = e->shape.max_frames;
@@ -165,6 +232,7 @@ static int check_model(const gimbal_settings *s, const gimbal_engine *e, gimbal_
     if (s->steps > e->train_steps)
         return fail(err, GIMBAL_EUSAGE, "--steps is %d, the model's schedule has only %d", s->steps,
                     e->train_steps);
+    TRY(check_picture(s, e, err));
     TRY(check_side("width", s->width, gimbal_size_step(e), err));
     return check_side("height", s->height, gimbal_size_step(e), err);
 }
@@ -184,7 +252,12 @@ static int check_tensors(const gimbal_settings *s, gimbal_shape shape, gimbal_er
     if (s->n_fresh < 0 || s->n_fresh > MAX_PASSES || (s->fresh != NULL) != (s->n_fresh > 0))
         return fail(err, GIMBAL_EUSAGE, "fresh noise of %d passes %s; expected 1 to %d with data", s->n_fresh,
                     s->fresh ? "with data" : "without data", MAX_PASSES);
+    if (s->n_chunk_latents < 0 || s->n_chunk_latents >= s->chunks + (s->chunks < 1) ||
+        (s->chunk_latents != NULL) != (s->n_chunk_latents > 0))
+        return fail(err, GIMBAL_EUSAGE, "noise of %d further chunks %s; expected at most %d, with data",
+                    s->n_chunk_latents, s->chunk_latents ? "with data" : "without data", s->chunks - 1);
     TRY(check_given("the given latents", s->latents, n, err));
+    TRY(check_given("the given latents of chunks", s->chunk_latents, n * (size_t)s->n_chunk_latents, err));
     return check_given("the given re-initialisation noise", s->fresh, n * (size_t)s->n_fresh, err);
 }
 
@@ -205,6 +278,7 @@ void settings_fill(gimbal_settings *s, const gimbal_engine *e)
     FILL(prompt), FILL(negative), FILL(rng), FILL(sampler), FILL(spacing), FILL(betas), FILL(motion_norm),
         FILL(noise), FILL(reinit);
 #undef FILL
+    s->frame_stride = s->frame_stride ? s->frame_stride : own.frame_stride;
     if (!s->dtype || !strcmp(s->dtype, "auto"))
         s->dtype = fastest_type(e);
 }
@@ -220,12 +294,15 @@ static int count_calls(Run *r, gimbal_error *err)
                            .clip = r->s.clip,
                            .strength = r->s.strength,
                            .steps = r->s.steps,
-                           .cfg = r->s.cfg};
+                           .cfg = r->s.cfg,
+                           .cfg_image = r->s.cfg_image,
+                           .image = r->s.image,
+                           .reference = r->s.reference};
     r->passes = driver_plan(&driver, pass, &r->keep, err);
     if (r->passes < 0)
         return r->passes;
     for (int i = 0; i < r->passes; i++) {
-        const int steps = pass[i].to - pass[i].from, batch = branches(pass[i].cfg);
+        const int steps = (pass[i].to - pass[i].from) * r->s.chunks, batch = pass[i].branches;
         r->calls += steps, r->calls_of[batch - 1] += steps;
         r->batch = MAX(r->batch, batch);
     }
@@ -241,6 +318,10 @@ static int parse_plugins(Run *r, gimbal_error *err)
         return fail_hint(err, GIMBAL_EUSAGE, "leave eta at 0, or use sampler ddim",
                          "--eta is %g, but --sampler %s is deterministic and would not use it", r->s.eta,
                          r->sampler->name);
+    if ((r->s.reference || (r->s.image && !r->hold)) && !r->reinit->reads_picture)
+        return fail_hint(err, GIMBAL_EUSAGE, "use --reinit frameinit",
+                         "%s is given, but neither the model nor --reinit %s would use it",
+                         r->s.reference ? "a reference" : "a picture", r->reinit->name);
     return count_calls(r, err);
 }
 
@@ -252,6 +333,9 @@ static int resolve(Run *r, const gimbal_engine *e, gimbal_error *err)
     TRY(check_model(&r->s, e, err));
     const int factor = vae_factor(e->vae);
     r->shape = (gimbal_shape){vae_channels(e->vae), r->s.frames, r->s.height / factor, r->s.width / factor};
+    r->hold = gimbal_needs_image(e);
+    r->whole = r->shape;
+    r->whole.f = r->s.chunks * (r->s.frames - 1) + 1;
     r->s.threads = r->s.threads > 0 ? r->s.threads : threads_available();
     TRY(check_tensors(&r->s, r->shape, err));
     TRY(engine_schedule(e, r->s.betas, r->s.spacing, &r->schedule, &note, &r->keep, err));

@@ -3,7 +3,8 @@
  * One walk of the network's parameter visitor: each leaf is looked up by its canonical name, then under its
  * other spellings, and must have the declared shape. Shapes that differ in trailing ones only ([C,C],
  * [C,C,1,1]) hold the same bytes and are equal. What the walk did not take must be on the ignore list.
- * Nothing is copied: a Weight points into the map, so the WeightSet must outlive it.
+ * Nothing is copied: a Weight points into the map, so the WeightSet must outlive it. What a file may leave
+ * out is given values before (bind_fresh) and is then not missed.
  *
  * Knows visitors and names. Refuses to know networks. */
 #include "io/io.h"
@@ -86,7 +87,7 @@ static int bind_leaf(Params *p, Weight *w)
     Bind *b = (Bind *)p;
     const int i = look_up(b, w);
     if (i < 0) {
-        if (w->kind != W_TABLE)
+        if (w->kind != W_TABLE && !w->own)
             note_name(&b->missing, w->name);
         return GIMBAL_OK;
     }
@@ -176,4 +177,43 @@ int bind_weights(const WeightSet *set, const char *prefix, void (*params)(void *
     if (b.params.code)
         return b.params.code;
     return b.missing.count || b.surplus.count ? report(&b, err) : GIMBAL_OK;
+}
+
+/* ---- what a file may leave out ----------------------------------------------------------- */
+
+typedef struct {
+    Params params; /* first: the visitor's leaf gets this */
+    Bind names;    /* for looking up */
+    const char *const *fresh;
+    uint64_t seed;
+    Arena *keep;
+    int made;
+} Fresh;
+
+static int fresh_leaf(Params *p, Weight *w)
+{
+    Fresh *f = (Fresh *)p;
+    if (!ignored(f->fresh, w->name) || look_up(&f->names, w) >= 0)
+        return GIMBAL_OK;
+    w->own = arena_alloc(f->keep, sizeof *w->own * (size_t)weight_count(w));
+    if (!w->own)
+        return fail(p->err, GIMBAL_ENOMEM, "%s: no memory for %lld values", w->name,
+                    (long long)weight_count(w));
+    weight_begin(w, f->seed, w->own);
+    f->made++;
+    return GIMBAL_OK;
+}
+
+int bind_fresh(const WeightSet *set, const char *prefix, void (*params)(void *self, Params *), void *self,
+               const char *const *fresh, uint64_t seed, Arena *keep, int *made, gimbal_error *err)
+{
+    Fresh f = {.params = {.leaf = fresh_leaf, .err = err},
+               .names = {.set = set, .prefix = prefix ? prefix : ""},
+               .fresh = fresh,
+               .seed = seed,
+               .keep = keep};
+    params(self, &f.params);
+    if (made)
+        *made = f.made;
+    return f.params.code;
 }

@@ -82,6 +82,7 @@ void source_free(Source *);
 typedef struct {
     struct SwsContext *to_rgba, *to_rgb;
     AVFrame *rgba, *rgb;
+    bool transparent; /* a pixel so far was not opaque */
 } Pixels;
 /* p->rgba: the frame as RGBA of its own size, as stored, colours not premultiplied. */
 int pixels_rgba(Pixels *p, const AVFrame *, const char *path, gimbal_error *err);

@@ -66,6 +66,8 @@ int media_recipe(const char *path, char **text, gimbal_error *err);
 /* Have the pictures read so far come at uneven times (a variable frame rate)? Animated WebP is not looked at.
  */
 int media_uneven(const media_reader *);
+/* Was any pixel given so far transparent in the file? */
+int media_transparent(const media_reader *);
 void media_free(media_reader *); /* NULL is fine */
 
 #endif

@@ -141,18 +141,21 @@ int pixels_rgba(Pixels *p, const AVFrame *frame, const char *path, gimbal_error 
     return convert(&p->to_rgba, frame, p->rgba, path, err);
 }
 
-/* RGBA over black, in place. */
-static void blacken(AVFrame *f)
+/* RGBA over black, in place. True where something was not opaque. */
+static bool blacken(AVFrame *f)
 {
+    bool found = false;
     for (int y = 0; y < f->height; y++) {
         uint8_t *p = f->data[0] + (ptrdiff_t)y * f->linesize[0];
         for (int x = 0; x < f->width; x++, p += 4)
             if (p[3] != 255) {
+                found = true;
                 for (int i = 0; i < 3; i++)
                     p[i] = (uint8_t)((p[i] * p[3] + 127) / 255);
                 p[3] = 255;
             }
     }
+    return found;
 }
 
 int pixels_rgb(Pixels *p, const AVFrame *frame, int orientation, int width, int height, uint8_t *rgb,
@@ -162,7 +165,7 @@ int pixels_rgb(Pixels *p, const AVFrame *frame, int orientation, int width, int 
     const int w = swaps ? height : width, h = swaps ? width : height; /* as stored */
     if (has_alpha(frame)) {
         TRY(pixels_rgba(p, frame, path, err));
-        blacken(p->rgba);
+        p->transparent |= blacken(p->rgba);
         frame = p->rgba;
     }
     /* Through a frame of its own: swscale may write past the end of a row. */

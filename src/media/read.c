@@ -356,6 +356,11 @@ int media_uneven(const media_reader *r)
     return r->uneven;
 }
 
+int media_transparent(const media_reader *r)
+{
+    return r->pixels.transparent;
+}
+
 void media_free(media_reader *r)
 {
     if (!r)

@@ -12,6 +12,11 @@
  * w = 10000^(-2m/C), is added to what they read (never to what the feed-forward reads). Everything stays
  * [B*F,H,W,C]: attention over time works across rows.
  *
+ * In ConsistI2V (Ren et al. 2024, section 3.2) attn1 looks at frame 0 of the clip beside, over space at all
+ * of it, over time at the pixel's neighbours; over time attn2 looks at the text, and the whole transformer is
+ * blended with its input, y = a x + (1 - a) transformer(x). Positions turn queries and keys (not the text's).
+ * Frame 0 stands at position 0, so that what is seen of it are rows of the keys that are there already.
+ *
  * Knows ops and its own parameters. Refuses to know which network it stands in. */
 #include "model/model.h"
 
@@ -23,7 +28,7 @@ static const float transformer_group_eps = 1e-6f, layer_norm_eps = 1e-5f, tempor
 
 typedef struct TransformerBlock {
     Attention attn1, attn2;
-    Weight norm1[2], norm2[2], norm3[2], up[2], down[2], pe;
+    Weight norm1[2], norm2[2], norm3[2], up[2], down[2], pe, turn1, turn2; /* turn: rotary, of attn1 and 2 */
 } TransformerBlock;
 
 Tensor *tap(Cx *cx, Tensor *output, const char *fmt, ...)
@@ -126,14 +131,14 @@ static Tensor *for_clips(Cx *cx, Tensor *x, int64_t clips, int frames)
 }
 
 /* Queries know nothing of the text: they are there before the frames are repeated for it. */
-static Tensor *attend(Cx *cx, Attention *a, Tensor *q, const Kv *kv, Tensor *add, AttnArg arg)
+static Tensor *attend(Cx *cx, Attention *a, Tensor *q, const Kv *kv, int n_kv, Tensor *add, AttnArg arg)
 {
     arg.heads = a->heads;
     if (kv->map == KV_CLIP && kv->k) {
         q = for_clips(cx, q, kv->k->n[0], arg.frames);
         add = for_clips(cx, add, kv->k->n[0], arg.frames);
     }
-    Tensor *y = op_attention(cx, q, kv, 1, arg);
+    Tensor *y = op_attention(cx, q, kv, n_kv, arg);
     return op_linear(cx, y, &a->out[0], (Epi){.bias = &a->out[1], .add = add});
 }
 
@@ -143,16 +148,17 @@ Tensor *attention_forward(Cx *cx, Attention *a, Tensor *x, Tensor *context, Tens
     const Kv kv = {.k = project(cx, a, source, a->k),
                    .v = project(cx, a, source, a->v),
                    .map = context ? KV_CLIP : KV_SELF};
-    return attend(cx, a, q, &kv, add, arg);
+    return attend(cx, a, q, &kv, 1, add, arg);
 }
 
 /* ---- transformer ------------------------------------------------------------------------- */
 
-/* table [L,C]; the angle is rounded to float32 as in the tables that adapter files carry. */
-static void sinusoid(float *table, int length, int width)
+/* table [L,C], w = 10000^(-m/period); the angle is rounded to float32 as in the tables that adapter files
+ * carry. */
+static void sinusoid(float *table, int length, int width, int period)
 {
     for (int m = 0; m < width; m += 2) {
-        const float w = (float)exp(m * -log(10000.0) / width);
+        const float w = (float)exp(m * -log(10000.0) / period);
         for (int p = 0; p < length; p++) {
             const float angle = (float)p * w;
             table[(size_t)p * width + m] = (float)sin(angle);
@@ -162,13 +168,13 @@ static void sinusoid(float *table, int length, int width)
     }
 }
 
-static Weight *computed_table(Arena *keep, int length, int width)
+static Weight *computed_table(Arena *keep, int length, int width, int period)
 {
     Weight *w = arena_alloc(keep, sizeof *w);
     float *table = arena_alloc(keep, sizeof(float) * (size_t)length * (size_t)width);
     if (!w || !table)
         return NULL;
-    sinusoid(table, length, width);
+    sinusoid(table, length, width, period);
     *w = (Weight){
         .name = "pos_embed.pe", .kind = W_TABLE, .type = F32, .nd = 3, .n = {1, length, width}, .own = table};
     return w;
@@ -186,17 +192,37 @@ int transformer_init(Transformer *t, Arena *keep, int channels, int inner, int h
                        .max_frames = max_frames};
     t->blocks = arena_alloc(keep, sizeof *t->blocks * (size_t)layers);
     if (max_frames)
-        t->table = computed_table(keep, max_frames, inner);
+        t->table = computed_table(keep, max_frames, inner, inner);
     if (!t->blocks || (max_frames && !t->table))
         return fail(err, GIMBAL_ENOMEM, "no memory for a transformer of %d layers, %d channels", layers,
                     inner);
     for (int i = 0; i < layers; i++) {
         const Attention self = {.width = inner, .inner = inner, .context = inner, .heads = heads};
         t->blocks[i].attn1 = t->blocks[i].attn2 = self;
-        if (!temporal)
+        if (context)
             t->blocks[i].attn2.context = context;
     }
     return GIMBAL_OK;
+}
+
+int transformer_blend(Transformer *t, Arena *keep, bool window, bool rotary, gimbal_error *err)
+{
+    enum { POSITIONS = 256 };
+    t->blended = true, t->window = window, t->rotary = rotary;
+    if (rotary)
+        return GIMBAL_OK;
+    t->max_frames = POSITIONS;
+    t->table = computed_table(keep, POSITIONS, t->inner, 2 * t->inner);
+    return t->table ? GIMBAL_OK : fail(err, GIMBAL_ENOMEM, "no memory for %d positions", POSITIONS);
+}
+
+static void turn_params(Params *p, const Transformer *t, const char *attention, Weight *turn)
+{
+    if (!t->rotary)
+        return;
+    pv_in(p, "%s", attention);
+    pv_leaf(p, "rotary_emb.freqs", turn, W_ROTARY, 1, (int64_t[]){t->inner / 4});
+    pv_out(p);
 }
 
 static void block_params(Params *p, const Transformer *t, TransformerBlock *b)
@@ -204,17 +230,21 @@ static void block_params(Params *p, const Transformer *t, TransformerBlock *b)
     const int64_t table[3] = {1, t->max_frames, t->inner};
     pv_norm(p, "norm1", b->norm1, t->inner);
     attention_params(p, "attn1", &b->attn1);
+    turn_params(p, t, "attn1", &b->turn1);
     pv_norm(p, "norm2", b->norm2, t->inner);
     attention_params(p, "attn2", &b->attn2);
+    turn_params(p, t, "attn2", &b->turn2);
     pv_norm(p, "norm3", b->norm3, t->inner);
     pv_linear(p, "ff.net.0.proj", b->up, t->inner, 8 * t->inner, true);
     pv_linear(p, "ff.net.2", b->down, 4 * t->inner, t->inner, true);
-    if (t->max_frames)
+    if (t->max_frames && !t->blended)
         pv_leaf(p, "pos_embed.pe", &b->pe, W_TABLE, 3, table);
 }
 
 void transformer_params(Params *p, Transformer *t)
 {
+    if (t->blended)
+        pv_leaf(p, "alpha", &t->alpha, W_BLEND, 1, (int64_t[]){1});
     pv_norm(p, "norm", t->norm, t->channels);
     if (t->linear_proj)
         pv_linear(p, "proj_in", t->proj_in, t->channels, t->inner, true);
@@ -236,25 +266,45 @@ static Tensor *layer_norm(Cx *cx, Tensor *h, Weight w[2])
     return op_norm(cx, h, &w[0], &w[1], (NormArg){.groups = 0, .per = 1, .eps = layer_norm_eps});
 }
 
-/* Layer i's second attention: over time once more to itself, over space to the text. */
+/* Queries or keys of x, at their frames' positions. */
+static Tensor *placed(Cx *cx, const Transformer *t, Tensor *x, Weight *turn, int frames)
+{
+    return t->rotary ? op_rotate(cx, x, turn, frames) : x;
+}
+
+/* Layer i's first attention: to the frame's own pixels or the pixel's own frames, and to frame 0. */
+static Tensor *attend_own(Cx *cx, Transformer *t, int i, Tensor *x, Tensor *add, AttnArg arg)
+{
+    TransformerBlock *b = &t->blocks[i];
+    Attention *a = &b->attn1;
+    Tensor *q = placed(cx, t, project(cx, a, x, a->q), &b->turn1, arg.frames),
+           *k = placed(cx, t, project(cx, a, x, a->k), &b->turn1, arg.frames), *v = project(cx, a, x, a->v);
+    const Kv kv[2] = {{k, v, KV_SELF}, {k, v, t->temporal ? KV_WINDOW : KV_FIRST}};
+    return attend(cx, a, q, kv, t->window || t->first ? 2 : 1, add, arg);
+}
+
+/* Layer i's second attention: to the text, or over time once more to itself. */
 static Tensor *attend_again(Cx *cx, Transformer *t, int i, Tensor *x, TextInput text, Tensor *add,
                             AttnArg arg)
 {
-    Attention *a = &t->blocks[i].attn2;
-    if (!text.keyed)
-        return attention_forward(cx, a, x, text.of, add, arg);
+    TransformerBlock *b = &t->blocks[i];
+    Attention *a = &b->attn2;
+    if (!text.of)
+        return attention_forward(cx, a, x, NULL, add, arg);
+    arg.in_time = false; /* the same text for all frames */
     const int64_t at = t->text_at + 2 * (int64_t)t->inner * i;
-    const Kv kv = {.k = op_channels(cx, text.of, at, t->inner),
-                   .v = op_channels(cx, text.of, at + t->inner, t->inner),
-                   .map = KV_CLIP};
-    return attend(cx, a, project(cx, a, x, a->q), &kv, add, arg);
+    Tensor *q = placed(cx, t, project(cx, a, x, a->q), &b->turn2, arg.frames);
+    Kv kv = {.map = KV_CLIP};
+    kv.k = text.keyed ? op_channels(cx, text.of, at, t->inner) : project(cx, a, text.of, a->k);
+    kv.v = text.keyed ? op_channels(cx, text.of, at + t->inner, t->inner) : project(cx, a, text.of, a->v);
+    return attend(cx, a, q, &kv, 1, add, arg);
 }
 
-/* h [B*F,S,inner] -> the same, or of one clip [F,S,inner] -> of all texts. */
-static Tensor *block_forward(Cx *cx, Transformer *t, int i, Tensor *h, TextInput text, int frames)
+/* h [B*F,S,inner] -> the same, or of one clip [F,S,inner] -> of all texts. width: positions of a line. */
+static Tensor *block_forward(Cx *cx, Transformer *t, int i, Tensor *h, TextInput text, int frames, int width)
 {
     TransformerBlock *b = &t->blocks[i];
-    const AttnArg arg = {.frames = frames, .in_time = t->temporal};
+    const AttnArg arg = {.frames = frames, .in_time = t->temporal, .width = t->window ? width : 0};
     const int64_t positions = h->n[1];
     Tensor *place = NULL;
     if (t->max_frames) {
@@ -265,7 +315,7 @@ static Tensor *block_forward(Cx *cx, Transformer *t, int i, Tensor *h, TextInput
     Tensor *n = layer_norm(cx, h, b->norm1);
     if (place)
         n = op_rows(cx, n, place, positions);
-    h = attention_forward(cx, &b->attn1, n, NULL, h, arg);
+    h = attend_own(cx, t, i, n, h, arg);
     n = layer_norm(cx, h, b->norm2);
     if (place)
         n = op_rows(cx, n, place, positions);
@@ -295,7 +345,7 @@ Tensor *transformer_forward(Cx *cx, Transformer *t, Tensor *x, TextInput text, i
     h = op_linear(cx, h, &t->proj_in[0], (Epi){.bias = &t->proj_in[1]});
     h = op_view(cx, h, 3, tokens);
     for (int i = 0; i < t->layers && h; i++)
-        h = block_forward(cx, t, i, h, text, frames);
+        h = block_forward(cx, t, i, h, text, frames, (int)x->n[2]);
     if (!h)
         return NULL;
     if (text.of)
@@ -303,5 +353,6 @@ Tensor *transformer_forward(Cx *cx, Transformer *t, Tensor *x, TextInput text, i
     if (!x)
         return NULL;
     h = op_view(cx, h, 4, (int64_t[]){h->n[0], x->n[1], x->n[2], t->inner});
-    return op_linear(cx, h, &t->proj_out[0], (Epi){.bias = &t->proj_out[1], .add = x});
+    h = op_linear(cx, h, &t->proj_out[0], (Epi){.bias = &t->proj_out[1], .add = x});
+    return t->blended ? op_blend(cx, x, h, &t->alpha) : h;
 }

@@ -33,6 +33,20 @@ void temporal_conv_params(Params *, TemporalConv *);
 /* x [B*F,H,W,channels] -> the same shape. */
 Tensor *temporal_conv_forward(Cx *, TemporalConv *, Tensor *x, int frames);
 
+/* Two GroupNorms of each frame, each with SiLU and a convolution over 3 frames; + input; blended with the
+ * input: x + (1 - alpha) h. consisti2v.c */
+typedef struct {
+    int channels; /* a multiple of BLENDED_GROUPS */
+    Weight alpha;
+    struct {
+        Weight norm[2], conv[2];
+    } stage[2];
+} BlendedConv;
+enum { BLENDED_GROUPS = 32 };
+void blended_conv_params(Params *, BlendedConv *);
+/* x [B*F,H,W,channels] -> the same shape. */
+Tensor *blended_conv_forward(Cx *, BlendedConv *, Tensor *x, int frames);
+
 /* Attention with separate to_q, to_k, to_v, to_out.0. */
 typedef struct {
     int width, inner, context, heads; /* context: channels of keys' source; inner = heads * head width */
@@ -49,20 +63,26 @@ Tensor *attention_forward(Cx *, Attention *, Tensor *x, Tensor *context, Tensor 
  * frame of GroupNorm, proj_in, ..., proj_out, + input. */
 typedef struct {
     int channels, inner, groups, layers;
-    bool temporal, linear_proj; /* proj_in/out: Linear, or 1x1 conv (file shapes differ) */
-    int max_frames;             /* length of the position table; 0: none */
-    Weight norm[2], proj_in[2], proj_out[2];
+    bool temporal, linear_proj;   /* proj_in/out: Linear, or 1x1 conv (file shapes differ) */
+    int max_frames;               /* length of the position table; 0: none */
+    bool first;                   /* over space: attn1 also sees frame 0 of the clip */
+    bool blended, window, rotary; /* over time, see transformer_blend */
+    Weight norm[2], proj_in[2], proj_out[2], alpha;
     struct TransformerBlock *blocks; /* [layers] */
-    int text_at;   /* over space: its first channel in unet_text's result; 2*inner a layer */
+    int text_at;   /* of those that read the text: its first channel in unet_text's result; 2*inner a layer */
     Weight *table; /* [1,max_frames,inner] computed, for blocks whose position table the file leaves out */
 } Transformer;
 /* `blocks` is allocated from `keep`. */
 int transformer_init(Transformer *, Arena *keep, int channels, int inner, int heads, int context, int groups,
                      int layers, bool temporal, bool linear_proj, int max_frames, gimbal_error *err);
+/* Makes a transformer over time, just initialised without positions, one of ConsistI2V: blended with its
+ * input by a learned share; attn1 also sees the pixel's neighbours in frame 0 (window); positions are angles
+ * from the file (rotary), or sinusoids of half the motion modules' pitch for up to 256 frames. */
+int transformer_blend(Transformer *, Arena *keep, bool window, bool rotary, gimbal_error *err);
 void transformer_params(Params *, Transformer *);
 /* What a transformer over space reads beside the pictures. */
 typedef struct {
-    Tensor *of; /* [B,L,D], or NULL (temporal) */
+    Tensor *of; /* [B,L,D], or NULL (temporal: attn2 sees the pixel's frames again) */
     bool keyed; /* no text but unet_text's result: the keys and values of every layer of the network */
 } TextInput;
 /* x [B*F,H,W,C], or [F,H,W,C] for all B texts: the frames are repeated where the first of them is read.
@@ -89,6 +109,14 @@ typedef struct {
      * attention over time after attention over space, and at the entry, all among the U-Net's own weights */
     bool temporal;
     int head_width, entry_heads; /* of all its attention; of the entry's. head_width 0: channels / heads */
+    /* of networks that begin from a picture (VideoLDMUNet3DConditionModel). given: frame 0 of x is the
+     * picture's latent, free of noise, and the prediction of that frame means nothing. Then what reads it:
+     * attention over space, which has its pixels beside the frame's own; the entry of every block, where it
+     * takes the place of frame 0. Attention over time sees the pixel's neighbours in frame 0 (window). */
+    bool given, given_space, given_entry, window;
+    int blend_heads; /* temporal layers that are blended with their input: heads over time; 0: none */
+    bool rotary;     /* their positions rotate queries and keys, or are sinusoids added to what is read */
+    bool stride;     /* the distance of frames is embedded as the timestep is */
     /* motion modules: one after every site; motion_heads[i] 0 means none at all */
     int motion_heads[MAX_LEVELS], motion_depth[MAX_LEVELS], motion_mid_depth, motion_layers, max_frames;
     bool motion, motion_mid;
@@ -105,15 +133,18 @@ void unet_params(void *unet, Params *); /* the names of UNet2DConditionModel, or
 void unet_motion_params(void *unet, Params *); /* motion modules: the names of MotionAdapter */
 const UnetShape *unet_shape(const Unet *);
 
-/* One call's constants; the `self` of unet_forward. */
+/* One call's constants; the `self` of unet_forward. Nothing here for networks that begin from a picture: its
+ * latent stands in x, as frame 0 of every clip. */
 typedef struct {
     Unet *unet;
     int frames;
     bool norm_clip; /* motion modules' GroupNorm covers all frames of the clip (diffusers), or one frame */
     bool keyed;     /* in[2] is unet_text's result [B,L,unet_text_width], not the context */
 } UnetCall;
-/* in: x [B*F,h,w,in], t [B,width0] sinusoidal features, context [B,L,D] -> prediction [B*F,h,w,out].
- * x and t of one clip serve B contexts (guidance): what no text has reached yet is computed once. */
+/* in: x [B*F,h,w,in], t [B,width0] sinusoidal features, context [B,L,D] -> prediction [B*F,h,w,out]; with
+ * shape.stride a fourth input: features of the frame stride (timestep_features of the number), shaped as t.
+ * x and t of one clip serve B contexts (guidance): what no text has reached yet is computed once. Clips whose
+ * frame 0 differs (guidance by the image) are not one clip. */
 Tensor *unet_forward(Cx *, void *unet_call, Tensor **in);
 /* The keys and values of all layers that read the text: they depend on nothing else, so a run needs them
  * once. in: context [B,L,D] -> [B,L,unet_text_width]. */
@@ -279,6 +310,8 @@ int config_sample_size(const Config *, int def, int size[2]);
 typedef struct {
     int frames, width, height, steps;
     double cfg, fps;
+    int frame_stride;           /* with UnetShape.stride */
+    const char *noise, *reinit; /* specs of the noise that it was trained with; NULL: white, none */
 } RunDefaults;
 
 /* A model family: one file and one line in FAMILIES. */
@@ -289,8 +322,9 @@ typedef struct {
     bool step_by_frame;     /* its pipeline draws step noise frame by frame, [F,C,h,w]: --rng torch follows */
     int (*shape)(const FolderConfigs *, UnetShape *out, RunDefaults *, gimbal_error *err);
     const char *const *unet_ignore, *const *motion_ignore;
+    const char *const *unet_fresh; /* what training may begin without (bind_fresh); NULL: nothing */
 } Family;
-#define FAMILIES(X) X(animatediff) X(modelscope)
+#define FAMILIES(X) X(animatediff) X(modelscope) X(consisti2v)
 #define FAMILY_EXTERN(name) extern const Family family_##name;
 FAMILIES(FAMILY_EXTERN)
 const Family *family_at(int i); /* NULL past the end */

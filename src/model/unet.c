@@ -4,10 +4,11 @@
  *     x [B*F,h,w,in], timestep, text  ->  prediction [B*F,h,w,out]
  *
  * A site is resnet -> [temporal convolution] -> [attention over space and text] -> [attention over time] ->
- * [motion module]. Going down every site's output and every downsampled tensor is kept as a skip; going up
- * each site reads [current, skip]. Sizes that do not halve evenly work: downsampling rounds up, and an
- * upsampler goes to the size of the next skip. All widths of the up path follow from playing the stack of
- * skips through.
+ * [motion module]. Networks that begin from a picture (Ren et al. 2024) find its latent in frame 0 of x; what
+ * they predict for it means nothing. Where they say so every block sets frame 0 anew from it. Going down
+ * every site's output and every downsampled tensor is kept as a skip; going up each site reads [current,
+ * skip]. Sizes that do not halve evenly work: downsampling rounds up, and an upsampler goes to the size of
+ * the next skip. All widths of the up path follow from playing the stack of skips through.
  *
  * With guidance one clip is asked about under several texts. Its frames are computed once up to the first
  * layer that reads the text, inside the first transformer over space, and the text's keys and values once per
@@ -20,33 +21,35 @@
 
 enum {
     MAX_SITES = MAX_LAYERS + 1, /* of one level: the up path has one more than the down path */
-    MAX_SKIPS = 1 + MAX_LEVELS * (MAX_LAYERS + 1),         /* conv_in, all sites, all downsamplers */
-    MAX_TABLE = 1 << 22,                                   /* values of one position table */
-    MAX_TEXTS = 1 + MAX_LEVELS * (MAX_LAYERS + MAX_SITES), /* transformers that read the text */
+    MAX_SKIPS = 1 + MAX_LEVELS * (MAX_LAYERS + 1),               /* conv_in, all sites, all downsamplers */
+    MAX_TABLE = 1 << 22,                                         /* values of one position table */
+    MAX_TEXTS = 2 * (1 + MAX_LEVELS * (MAX_LAYERS + MAX_SITES)), /* transformers that read the text */
 };
 static const int pad1[4] = {1, 1, 1, 1};
 
 typedef struct {
     Resnet resnet;
-    TemporalConv *conv;                /* NULL, as those below: none here */
+    TemporalConv *conv; /* NULL, as those below: none here */
+    BlendedConv *blended;
     Transformer *attn, *time, *motion; /* over space; over time: the network's own, a motion adapter's */
 } Site;
 
 typedef struct {
     int sites;
     Site *site;
-    bool resample; /* a down- or upsampler follows */
-    Weight conv[2];
-    int width;
+    bool resample;            /* a down- or upsampler follows */
+    Weight conv[2], given[2]; /* given: of the picture's latent at the entry, `reads` channels */
+    int width, reads;
 } Level;
 
 struct Unet {
     UnetShape shape;
-    Weight conv_in[2], time1[2], time2[2], norm_out[2], conv_out[2];
+    Weight conv_in[2], time1[2], time2[2], stride1[2], stride2[2], norm_out[2], conv_out[2];
+    Weight mid_given[2];
     Transformer *entry; /* over time, behind conv_in; or NULL */
     Level down[MAX_LEVELS], up[MAX_LEVELS];
     Site mid[2];                  /* the second has no transformers */
-    Transformer *text[MAX_TEXTS]; /* all over space, in the order in which they read the text */
+    Transformer *text[MAX_TEXTS]; /* in the order in which they read the text */
     int texts, text_width;
 };
 
@@ -111,6 +114,22 @@ static int check_level(const UnetShape *s, int i, const char *where, gimbal_erro
     return GIMBAL_OK;
 }
 
+/* Of temporal layers that are blended with their input. */
+static int check_blended(const UnetShape *s, int i, const char *where, gimbal_error *err)
+{
+    const int w = s->width[i];
+    if (w % BLENDED_GROUPS)
+        return fail(err, GIMBAL_EMODEL,
+                    "%s: \"block_out_channels\"[%d] is %d, expected a multiple of %d, the groups of temporal "
+                    "convolutions",
+                    where, i, w, BLENDED_GROUPS);
+    if (s->blend_heads < 1 || w % s->blend_heads)
+        return fail(err, GIMBAL_EMODEL,
+                    "%s: \"n_temp_heads\" is %d, expected a divisor of the %d channels of level %d", where,
+                    s->blend_heads, w, i);
+    return GIMBAL_OK;
+}
+
 static int check_motion(const UnetShape *s, int i, const char *where, gimbal_error *err)
 {
     const int w = s->width[i], heads = s->motion_heads[i];
@@ -150,6 +169,8 @@ int unet_check(const UnetShape *s, const char *where, const char *motion_where, 
                     s->width[0]);
     for (int i = 0; i < s->levels; i++)
         TRY(check_level(s, i, where, err));
+    for (int i = 0; i < s->levels && s->blend_heads; i++)
+        TRY(check_blended(s, i, where, err));
     for (int i = 0; i < s->levels && s->motion; i++)
         TRY(check_motion(s, i, motion_where, err));
     return GIMBAL_OK;
@@ -177,17 +198,24 @@ static void *part_alloc(Builder *b, size_t size)
     return part;
 }
 
+/* Its keys of the text follow those of the transformers before it. */
+static void reads_text(Builder *b, Transformer *t)
+{
+    Unet *u = b->unet;
+    t->text_at = u->text_width;
+    u->text[u->texts++] = t;
+    u->text_width += t->layers * 2 * t->inner;
+}
+
 static int over_space(Builder *b, Transformer **t, int i)
 {
     const UnetShape *s = b->s;
-    Unet *u = b->unet;
     if (!(*t = part_alloc(b, sizeof **t)))
         return GIMBAL_ENOMEM;
     TRY(transformer_init(*t, b->keep, s->width[i], inner_at(s, i), heads_at(s, i), s->context, s->groups,
                          s->depth[i], false, s->linear_proj, 0, b->err));
-    (*t)->text_at = u->text_width;
-    u->text[u->texts++] = *t;
-    u->text_width += s->depth[i] * 2 * inner_at(s, i);
+    (*t)->first = s->given_space;
+    reads_text(b, *t);
     return GIMBAL_OK;
 }
 
@@ -200,8 +228,22 @@ static int over_time(Builder *b, Transformer **t, int channels, int inner, int h
                             positions, b->err);
 }
 
-/* What follows a site's resnet; level i in the order of the down path. */
-static int build_site(Builder *b, Site *site, int i, bool attn, bool motion, int motion_depth)
+/* Over time and the text, blended with its input. */
+static int over_time_and_text(Builder *b, Transformer **t, int i)
+{
+    const UnetShape *s = b->s;
+    const int w = s->width[i];
+    if (!(*t = part_alloc(b, sizeof **t)))
+        return GIMBAL_ENOMEM;
+    TRY(transformer_init(*t, b->keep, w, w, s->blend_heads, s->context, s->groups, 1, true, s->linear_proj, 0,
+                         b->err));
+    TRY(transformer_blend(*t, b->keep, s->window, s->rotary, b->err));
+    reads_text(b, *t);
+    return GIMBAL_OK;
+}
+
+/* The two temporal convolutions that there are, where the network has them. */
+static int build_conv(Builder *b, Site *site, int i)
 {
     const UnetShape *s = b->s;
     const int w = s->width[i];
@@ -210,20 +252,37 @@ static int build_site(Builder *b, Site *site, int i, bool attn, bool motion, int
             return GIMBAL_ENOMEM;
         *site->conv = (TemporalConv){.channels = w, .groups = s->groups};
     }
+    if (s->blend_heads) {
+        if (!(site->blended = part_alloc(b, sizeof *site->blended)))
+            return GIMBAL_ENOMEM;
+        *site->blended = (BlendedConv){.channels = w};
+    }
+    return GIMBAL_OK;
+}
+
+/* What follows a site's resnet; level i in the order of the down path. */
+static int build_site(Builder *b, Site *site, int i, bool attn, bool motion, int motion_depth)
+{
+    const UnetShape *s = b->s;
+    const int w = s->width[i];
+    TRY(build_conv(b, site, i));
     if (attn)
         TRY(over_space(b, &site->attn, i));
     if (attn && s->temporal)
         TRY(over_time(b, &site->time, w, inner_at(s, i), heads_at(s, i), s->depth[i], 0));
+    if (attn && s->blend_heads && site != &b->unet->mid[0]) /* the mid block has none */
+        TRY(over_time_and_text(b, &site->time, i));
     if (motion)
         TRY(over_time(b, &site->motion, w, w, s->motion_heads[i], motion_depth, s->max_frames));
     return GIMBAL_OK;
 }
 
-/* in[j]: channels that site j reads. */
-static int build_level(Builder *b, Level *level, int i, bool attn, int sites, const int *in, bool resample)
+/* in[j]: channels that site j reads; reads: of them, those that come from the level before. */
+static int build_level(Builder *b, Level *level, int i, bool attn, int sites, const int *in, int reads,
+                       bool resample)
 {
     const UnetShape *s = b->s;
-    *level = (Level){.sites = sites, .resample = resample, .width = s->width[i]};
+    *level = (Level){.sites = sites, .resample = resample, .width = s->width[i], .reads = reads};
     if (!(level->site = part_alloc(b, sizeof *level->site * (size_t)sites)))
         return GIMBAL_ENOMEM;
     for (int j = 0; j < sites; j++) {
@@ -242,9 +301,10 @@ static int build_levels(Builder *b, Unet *u)
     if (s->temporal)
         TRY(over_time(b, &u->entry, now, s->entry_heads * s->head_width, s->entry_heads, 1, 0));
     for (int i = 0; i <= last; i++) {
+        const int reads = now;
         for (int j = 0; j < s->layers[i]; j++)
             in[j] = now, now = skip[n++] = s->width[i];
-        TRY(build_level(b, &u->down[i], i, s->down_attn[i], s->layers[i], in, i < last));
+        TRY(build_level(b, &u->down[i], i, s->down_attn[i], s->layers[i], in, reads, i < last));
         if (i < last)
             skip[n++] = now;
     }
@@ -252,10 +312,10 @@ static int build_levels(Builder *b, Unet *u)
     TRY(build_site(b, &u->mid[0], last, s->mid_attn, s->motion && s->motion_mid, s->motion_mid_depth));
     TRY(build_site(b, &u->mid[1], last, false, false, 0));
     for (int k = 0; k <= last; k++) {
-        const int i = last - k, sites = s->layers[i] + 1;
+        const int i = last - k, sites = s->layers[i] + 1, reads = now;
         for (int j = 0; j < sites; j++)
             in[j] = now + skip[--n], now = s->width[i];
-        TRY(build_level(b, &u->up[k], i, s->up_attn[k], sites, in, k < last));
+        TRY(build_level(b, &u->up[k], i, s->up_attn[k], sites, in, reads, k < last));
     }
     return GIMBAL_OK;
 }
@@ -297,12 +357,24 @@ static void site_params(Params *p, Site *site, int j)
         temporal_conv_params(p, site->conv);
         pv_out(p);
     }
+    if (site->blended) {
+        pv_in(p, "conv3ds.%d", j);
+        blended_conv_params(p, site->blended);
+        pv_out(p);
+    }
     named_transformer(p, "attentions", j, site->attn);
-    named_transformer(p, "temp_attentions", j, site->time);
+    named_transformer(p, site->blended ? "tempo_attns" : "temp_attentions", j, site->time);
 }
 
-static void level_params(Params *p, Level *level, const char *resampler)
+static void given_params(Params *p, const UnetShape *s, Weight conv[2], int reads)
 {
+    if (s->given_entry)
+        pv_conv(p, "first_frame_conv", conv, s->in, reads, 1);
+}
+
+static void level_params(Params *p, const UnetShape *s, Level *level, const char *resampler)
+{
+    given_params(p, s, level->given, level->reads);
     for (int j = 0; j < level->sites; j++)
         site_params(p, &level->site[j], j);
     if (level->resample)
@@ -316,6 +388,10 @@ void unet_params(void *unet, Params *p)
     pv_conv(p, "conv_in", u->conv_in, u->shape.in, base, 3);
     pv_linear(p, "time_embedding.linear_1", u->time1, base, 4 * base, true);
     pv_linear(p, "time_embedding.linear_2", u->time2, 4 * base, 4 * base, true);
+    if (u->shape.stride) {
+        pv_linear(p, "frame_stride_embedding.linear_1", u->stride1, base, 4 * base, true);
+        pv_linear(p, "frame_stride_embedding.linear_2", u->stride2, 4 * base, 4 * base, true);
+    }
     if (u->entry) {
         pv_in(p, "transformer_in");
         transformer_params(p, u->entry);
@@ -323,16 +399,17 @@ void unet_params(void *unet, Params *p)
     }
     for (int i = 0; i < u->shape.levels; i++) {
         pv_in(p, "down_blocks.%d", i);
-        level_params(p, &u->down[i], "downsamplers.0.conv");
+        level_params(p, &u->shape, &u->down[i], "downsamplers.0.conv");
         pv_out(p);
     }
     pv_in(p, "mid_block");
+    given_params(p, &u->shape, u->mid_given, u->shape.width[u->shape.levels - 1]);
     site_params(p, &u->mid[0], 0);
     site_params(p, &u->mid[1], 1);
     pv_out(p);
     for (int i = 0; i < u->shape.levels; i++) {
         pv_in(p, "up_blocks.%d", i);
-        level_params(p, &u->up[i], "upsamplers.0.conv");
+        level_params(p, &u->shape, &u->up[i], "upsamplers.0.conv");
         pv_out(p);
     }
     pv_norm(p, "conv_norm_out", u->norm_out, base);
@@ -381,6 +458,7 @@ typedef struct {
     Graph motion; /* with one GroupNorm statistic per clip, or per frame */
     Graph space;  /* on the text, or on keys and values made of it */
     int frames;
+    Tensor *given;       /* x, where every block sets frame 0 anew from it; or NULL */
     Tensor *time, *text; /* [B,4*width0] through SiLU, or of the one clip that all texts share; [B,L,*] */
 } Flow;
 
@@ -426,6 +504,11 @@ static Tensor *conv_graph(Cx *cx, void *conv, Tensor **in)
     return temporal_conv_forward(cx, conv, in[0], frames_of(in));
 }
 
+static Tensor *blended_conv_graph(Cx *cx, void *conv, Tensor **in)
+{
+    return blended_conv_forward(cx, conv, in[0], frames_of(in));
+}
+
 /* Over time; one GroupNorm statistic per clip. */
 static Tensor *time_clip_graph(Cx *cx, void *transformer, Tensor **in)
 {
@@ -448,10 +531,16 @@ static Tensor *site_forward(const Flow *f, Site *site, Tensor *h, Tensor *skip, 
     if (site->conv && h)
         h = tap(f->cx, block(f->cx, conv_graph, site->conv, (Tensor *[]){h, clips_of(f, h)}, 2),
                 "%s.temp_convs.%d", path, j);
+    if (site->blended && h)
+        h = tap(f->cx, block(f->cx, blended_conv_graph, site->blended, (Tensor *[]){h, clips_of(f, h)}, 2),
+                "%s.conv3ds.%d", path, j);
     if (site->attn && h)
         h = tap(f->cx, block(f->cx, f->space, site->attn, (Tensor *[]){h, clips_of(f, h), f->text}, 3),
                 "%s.attentions.%d", path, j);
-    if (site->time && h)
+    if (site->time && site->blended && h)
+        h = tap(f->cx, block(f->cx, f->space, site->time, (Tensor *[]){h, clips_of(f, h), f->text}, 3),
+                "%s.tempo_attns.%d", path, j);
+    else if (site->time && h)
         h = tap(f->cx, block(f->cx, time_clip_graph, site->time, (Tensor *[]){h, clips_of(f, h)}, 2),
                 "%s.temp_attentions.%d", path, j);
     if (site->motion && h)
@@ -460,11 +549,22 @@ static Tensor *site_forward(const Flow *f, Site *site, Tensor *h, Tensor *skip, 
     return h;
 }
 
+/* At a block's entry: frame 0 of h becomes a projection of the picture's latent. */
+static Tensor *with_given(const Flow *f, Tensor *h, Weight conv[2])
+{
+    if (!f->given || !h)
+        return h;
+    Tensor *y = op_resize(f->cx, f->given, h->n[1], h->n[2]);
+    y = op_linear(f->cx, y, &conv[0], (Epi){.bias = &conv[1]});
+    return y ? op_first(f->cx, h, op_repeat(f->cx, y, h->n[0] / y->n[0]), f->frames) : NULL;
+}
+
 /* Appends to skip[*n]; gives the level's last tensor. */
 static Tensor *down_forward(const Flow *f, Level *level, Tensor *h, Tensor **skip, int *n, int i)
 {
     char path[40];
     snprintf(path, sizeof path, "down_blocks.%d", i);
+    h = with_given(f, h, level->given);
     for (int j = 0; j < level->sites; j++)
         h = skip[(*n)++] = site_forward(f, &level->site[j], h, NULL, path, j);
     if (level->resample)
@@ -474,6 +574,7 @@ static Tensor *down_forward(const Flow *f, Level *level, Tensor *h, Tensor **ski
 
 static Tensor *mid_forward(const Flow *f, Unet *u, Tensor *h)
 {
+    h = with_given(f, h, u->mid_given);
     for (int j = 0; j < COUNT(u->mid); j++)
         h = site_forward(f, &u->mid[j], h, NULL, "mid_block", j);
     return tap(f->cx, h, "mid_block");
@@ -484,6 +585,7 @@ static Tensor *up_forward(const Flow *f, Level *level, Tensor *h, Tensor **skip,
 {
     char path[40];
     snprintf(path, sizeof path, "up_blocks.%d", i);
+    h = with_given(f, h, level->given);
     for (int j = 0; j < level->sites; j++)
         h = site_forward(f, &level->site[j], h, skip[--*n], path, j);
     if (level->resample) {
@@ -511,7 +613,7 @@ static bool text_fits(Cx *cx, const UnetCall *call, const Tensor *text, int64_t 
 static bool inputs_fit(Cx *cx, const UnetCall *call, Tensor **in)
 {
     const UnetShape *s = &call->unet->shape;
-    if (!in[0] || !in[1] || !in[2])
+    if (!in[0] || !in[1] || !in[2] || (s->stride && !in[3]))
         return false;
     if (call->frames < 1 || in[0]->nd != 4 || in[0]->n[0] % call->frames || in[0]->n[3] != s->in)
         cx_fail(cx, GIMBAL_EMODEL,
@@ -524,8 +626,11 @@ static bool inputs_fit(Cx *cx, const UnetCall *call, Tensor **in)
         cx_fail(cx, GIMBAL_EMODEL, "U-Net: timestep features [%lld,%lld], expected [%lld,%d]",
                 (long long)in[1]->n[0], (long long)in[1]->n[1], (long long)in[0]->n[0] / call->frames,
                 s->width[0]);
-    else
-        text_fits(cx, call, in[2], in[1]->n[0]);
+    else if (text_fits(cx, call, in[2], in[1]->n[0]) && s->stride && in[3] &&
+             (in[3]->nd != 2 || in[3]->n[0] != in[1]->n[0] || in[3]->n[1] != in[1]->n[1]))
+        cx_fail(cx, GIMBAL_EMODEL, "U-Net: frame stride features [%lld,%lld], expected [%lld,%lld]",
+                (long long)in[3]->n[0], (long long)in[3]->n[1], (long long)in[1]->n[0],
+                (long long)in[1]->n[1]);
     return !cx_failed(cx);
 }
 
@@ -559,21 +664,33 @@ int unet_text_width(const Unet *u)
     return u->text_width;
 }
 
+/* The embedding of the timestep, and of the frame stride, through SiLU: every resnet reads it so, and nothing
+ * else reads it. */
+static Tensor *embedding(Cx *cx, Unet *u, Tensor **in)
+{
+    Tensor *time = op_linear(cx, in[1], &u->time1[0], (Epi){.bias = &u->time1[1], .act = ACT_SILU});
+    if (!u->shape.stride)
+        return op_linear(cx, time, &u->time2[0], (Epi){.bias = &u->time2[1], .act = ACT_SILU});
+    Tensor *stride = op_linear(cx, in[3], &u->stride1[0], (Epi){.bias = &u->stride1[1], .act = ACT_SILU});
+    stride = op_linear(cx, stride, &u->stride2[0], (Epi){.bias = &u->stride2[1]});
+    time = op_linear(cx, time, &u->time2[0], (Epi){.bias = &u->time2[1], .add = stride});
+    return op_act(cx, time, ACT_SILU);
+}
+
 Tensor *unet_forward(Cx *cx, void *unet_call, Tensor **in)
 {
     const UnetCall *call = unet_call;
     Unet *u = call->unet;
     if (!inputs_fit(cx, call, in))
         return NULL;
-    Tensor *time = op_linear(cx, in[1], &u->time1[0], (Epi){.bias = &u->time1[1], .act = ACT_SILU});
-    /* every resnet reads the embedding through SiLU, and nothing else reads it */
-    time = op_linear(cx, time, &u->time2[0], (Epi){.bias = &u->time2[1], .act = ACT_SILU});
+    Tensor *time = embedding(cx, u, in);
     if (!tap(cx, time, "time_embedding.silu"))
         return NULL;
     const Flow f = {.cx = cx,
                     .motion = call->norm_clip ? time_clip_graph : time_frame_graph,
                     .space = call->keyed ? space_keyed_graph : space_graph,
                     .frames = call->frames,
+                    .given = u->shape.given_entry ? in[0] : NULL,
                     .time = time,
                     .text = in[2]};
 

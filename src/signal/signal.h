@@ -1,5 +1,5 @@
-/* signal.h: frequencies of a clip-shaped array: FFT mixing and low-pass masks. gimbal_bands, in the public
- * header, is this folder's too (bands.c).
+/* signal.h: frequencies of a clip-shaped array: FFT mixing and low-pass masks; pictures resized.
+ * gimbal_bands, in the public header, is this folder's too (bands.c).
  *
  * Arrays are float32 [F,h,w] per channel, row-major. Frequencies are in FFT order, DC first. The FFT is
  * complex 3-D (kissfft), unnormalised forward; the inverse here divides by F*h*w. Odd sizes are as good as
@@ -41,5 +41,23 @@ int spectral_mix(const float *low, const float *high, const float *mask, bool po
 
 /* Forward complex FFT of one real [F,h,w] array into out [F,h,w][2]. ENOMEM. */
 int spectrum(const float *x, int F, int h, int w, float *out, gimbal_error *);
+
+/* ---- pictures: resize.c ------------------------------------------------------------------ */
+
+/* [h][row][3], of which the first w of each row count; bytes, or floats where that is NULL. */
+typedef struct {
+    const uint8_t *bytes;
+    const float *floats;
+    int w, h;
+    size_t row;
+} Picture;
+/* The picture as w x h, and of that the part that is wanted. cubic: else linear. antialias: with a low pass
+ * where it shrinks. pillow: antialiased with Pillow's rounding; wants bytes. */
+typedef struct {
+    int w, h, left, top, width, height;
+    bool cubic, antialias, pillow;
+} Resize;
+/* out [height][width][3], in the input's units, not clamped. ENOMEM. */
+int resize_picture(Picture, const Resize *, float *out, gimbal_error *);
 
 #endif

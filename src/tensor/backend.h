@@ -9,8 +9,8 @@
  * OpenMP `parallel for num_threads(cx->threads)` of their own; none may be nested.
  *
  * Backward may read out's gradient, weights, and the data of inputs (not of epi.add, and nothing for add,
- * rows, concat, resize and repeat), for attention also of out. Plans count on it (backward_reads): the rest
- * may be dead. */
+ * rows, concat, resize, repeat and first), for attention also of out. Plans count on it (backward_reads): the
+ * rest may be dead. */
 #ifndef BACKEND_H
 #define BACKEND_H
 
@@ -28,6 +28,9 @@
     X(CONCAT, "concat")                                                                                      \
     X(RESIZE, "resize")                                                                                      \
     X(REPEAT, "repeat")                                                                                      \
+    X(ROTATE, "rotate")                                                                                      \
+    X(BLEND, "blend")                                                                                        \
+    X(FIRST, "first")                                                                                        \
     X(EMBED, "embed")                                                                                        \
     X(MSE, "mse")
 #define OP_ENUM(op, name) OP_##op,
@@ -39,14 +42,14 @@ typedef struct Call {
     OpCode op;
     Tensor *in[2 * MAX_KV + 1]; /* x | a, b | x, rows | q, k0, v0, k1, v1, ... | ids */
     int n_in;
-    Weight *w[2]; /* w | scale, shift | table */
+    Weight *w[2]; /* w | scale, shift | table | freqs | alpha */
     Tensor *out;
     Epi epi; /* conv2d, convt and linear; epi.row and epi.add are tensors of the call too */
     union {
         struct {
             int stride, pad[4];
         } conv;
-        int frames; /* convt */
+        int frames; /* convt, rotate, first */
         NormArg norm;
         struct {
             AttnArg arg;

@@ -54,6 +54,7 @@ int backward_reads(OpCode op)
     case OP_CONCAT:
     case OP_RESIZE:
     case OP_REPEAT:
+    case OP_FIRST:
         return 0;
     case OP_ATTN:
         return READS_IN | READS_OUT;
@@ -113,6 +114,8 @@ static bool same_attributes(const Call *a, const Call *b)
         return a->a.conv.stride == b->a.conv.stride &&
                !memcmp(a->a.conv.pad, b->a.conv.pad, sizeof a->a.conv.pad);
     case OP_CONVT:
+    case OP_ROTATE:
+    case OP_FIRST:
         return a->a.frames == b->a.frames;
     case OP_NORM:
         return a->a.norm.groups == b->a.norm.groups && a->a.norm.per == b->a.norm.per &&
@@ -120,7 +123,7 @@ static bool same_attributes(const Call *a, const Call *b)
     case OP_ATTN: {
         const AttnArg p = a->a.attn.arg, q = b->a.attn.arg;
         return a->a.attn.n_kv == b->a.attn.n_kv && p.heads == q.heads && p.frames == q.frames &&
-               p.in_time == q.in_time && p.causal == q.causal && p.scale == q.scale &&
+               p.in_time == q.in_time && p.causal == q.causal && p.scale == q.scale && p.width == q.width &&
                !memcmp(a->a.attn.map, b->a.attn.map, (size_t)a->a.attn.n_kv * sizeof *a->a.attn.map);
     }
     case OP_ACT:

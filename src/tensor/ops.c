@@ -224,19 +224,25 @@ Tensor *op_norm(Cx *cx, Tensor *x, Weight *scale, Weight *shift, NormArg arg)
 static bool kv_fits(Cx *cx, const Call *c, const Tensor *q, const Kv *kv, AttnArg arg)
 {
     const Tensor *k = kv->k;
-    const bool own = kv->map == KV_SELF;
-    const int64_t sets = own ? q->n[0] : q->n[0] / arg.frames;
+    const bool own = kv->map == KV_SELF, clip = kv->map == KV_CLIP, window = kv->map == KV_WINDOW;
+    const int64_t sets = clip ? q->n[0] / arg.frames : q->n[0];
     if (!same_shape(kv->v, k->nd, k->n))
         return wrong(cx, c, "keys %s and values %s differ in shape", shape_of(k).s, shape_of(kv->v).s);
     if (k->nd != 3 || k->n[0] != sets || k->n[2] != q->n[2])
         return wrong(cx, c, "keys %s do not fit queries %s: expected [%" PRId64 ",*,%" PRId64 "], %s",
                      shape_of(k).s, shape_of(q).s, sets, q->n[2],
-                     own ? "one set per frame" : "one set per clip");
-    if (own && (arg.in_time || arg.causal) && k->n[1] != q->n[1])
+                     clip ? "one set per clip" : "one set per frame");
+    if ((window || (own && (arg.in_time || arg.causal))) && k->n[1] != q->n[1])
         return wrong(cx, c, "keys %s and queries %s must have the same positions in time or causal attention",
                      shape_of(k).s, shape_of(q).s);
-    if (!own && (arg.in_time || arg.causal))
-        return wrong(cx, c, "keys of a whole clip go with attention over space, without a causal mask");
+    if (!own && (arg.in_time != window || arg.causal))
+        return wrong(cx, c, "keys of %s go with attention over %s, without a causal mask",
+                     window ? "a window"
+                     : clip ? "a whole clip"
+                            : "a first frame",
+                     window ? "time" : "space");
+    if (window && (arg.width < 1 || q->n[1] % arg.width))
+        return wrong(cx, c, "%" PRId64 " positions are no lines of %d", q->n[1], arg.width);
     return true;
 }
 
@@ -261,7 +267,7 @@ Tensor *op_attention(Cx *cx, Tensor *q, const Kv *kv, int n_kv, AttnArg arg)
     for (int i = 0; i < n_kv; i++) {
         if (!kv_fits(cx, &c, q, &kv[i], arg))
             return NULL;
-        const int64_t seen = arg.in_time ? arg.frames : kv[i].k->n[1];
+        const int64_t seen = kv[i].map == KV_WINDOW ? WINDOW_KEYS : arg.in_time ? arg.frames : kv[i].k->n[1];
         keys += arg.causal ? 0.5 * (double)(seen + 1) : (double)seen;
     }
     c.flops = 4.0 * (double)tensor_count(q) * keys;
@@ -341,6 +347,46 @@ Tensor *op_repeat(Cx *cx, Tensor *x, int64_t times)
     if (x->nd < 2 || times < 1 || __builtin_mul_overflow(n[0], times, &n[0]))
         return wrong(cx, &c, "x %s cannot be repeated %" PRId64 " times", shape_of(x).s, times);
     return times == 1 ? x : finish(cx, &c, x->nd, n);
+}
+
+/* Whole clips. */
+static bool clips_fit(Cx *cx, const Call *c, const Tensor *x, int frames)
+{
+    if (x->nd >= 2 && frames >= 1 && x->n[0] % frames == 0)
+        return true;
+    return wrong(cx, c, "x %s is not [clips*frames,...,channels] with %d frames", shape_of(x).s, frames);
+}
+
+Tensor *op_rotate(Cx *cx, Tensor *x, Weight *freqs, int frames)
+{
+    Call c = {.op = OP_ROTATE, .in = {x}, .n_in = 1, .w = {freqs}, .a.frames = frames};
+    if (!ready(cx, &c, 1) || !clips_fit(cx, &c, x, frames))
+        return NULL;
+    if (freqs->nd != 1 || freqs->n[0] < 1 || freqs->n[0] > tensor_channels(x) / 2)
+        return wrong(cx, &c,
+                     "%s frequencies for the %" PRId64 " channels of x, expected at most half as many",
+                     shape_of_weight(freqs).s, tensor_channels(x));
+    return finish_like(cx, &c, x, 3);
+}
+
+Tensor *op_blend(Cx *cx, Tensor *a, Tensor *b, Weight *alpha)
+{
+    Call c = {.op = OP_BLEND, .in = {a, b}, .n_in = 2, .w = {alpha}};
+    if (!ready(cx, &c, 1) || !per_channel(cx, &c, alpha, 1))
+        return NULL;
+    if (!same_shape(a, b->nd, b->n))
+        return wrong(cx, &c, "%s and %s differ in shape", shape_of(a).s, shape_of(b).s);
+    return finish_like(cx, &c, a, 3);
+}
+
+Tensor *op_first(Cx *cx, Tensor *x, Tensor *first, int frames)
+{
+    Call c = {.op = OP_FIRST, .in = {x, first}, .n_in = 2, .a.frames = frames};
+    if (!ready(cx, &c, 0) || !clips_fit(cx, &c, x, frames))
+        return NULL;
+    if (!same_shape(x, first->nd, first->n))
+        return wrong(cx, &c, "%s and %s differ in shape", shape_of(x).s, shape_of(first).s);
+    return finish(cx, &c, x->nd, x->n);
 }
 
 Tensor *op_embed(Cx *cx, Weight *table, Tensor *ids, int64_t count)

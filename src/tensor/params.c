@@ -2,11 +2,13 @@
  *
  * A walk carries the path from the root; pv_in and pv_out enter and leave a name, pv_leaf hands one parameter
  * with its full name, kind and shape to `leaf`. Counting, binding, initialising, saving and printing are leaf
- * functions.
+ * functions. Here is the one for parameters that training begins with; their values depend on the seed and
+ * their own name alone, so that a network with one block more begins with the same others.
  *
- * Knows names and shapes. Refuses to know files and devices. */
+ * Knows names, shapes and kinds. Refuses to know files and devices. */
 #include "tensor/tensor.h"
 
+#include <math.h>
 #include <string.h>
 
 /* The first failure stays and silences the rest of the walk. */
@@ -104,4 +106,43 @@ void pv_norm(Params *p, const char *name, Weight wb[2], int c)
     pv_leaf(p, "weight", &wb[0], W_NORM_SCALE, 1, (int64_t[]){c});
     pv_leaf(p, "bias", &wb[1], W_NORM_SHIFT, 1, (int64_t[]){c});
     pv_out(p);
+}
+
+/* ---- how parameters begin ---------------------------------------------------------------- */
+
+uint64_t weight_hash(const Weight *w)
+{
+    uint64_t h = 0xcbf29ce484222325u; /* FNV-1a */
+    for (const char *c = w->name; *c; c++)
+        h = (h ^ (unsigned char)*c) * 0x100000001b3u;
+    return h;
+}
+
+/* Uniform in -1..1, of the weight's own sequence. */
+static void draw_uniform(const Weight *w, uint64_t seed, float *out)
+{
+    const uint64_t name = weight_hash(w);
+    const int64_t count = weight_count(w);
+    uint32_t word[4];
+    for (int64_t i = 0; i < count; i++) {
+        if (i % 4 == 0)
+            philox((uint32_t[]){(uint32_t)(i / 4), (uint32_t)((uint64_t)(i / 4) >> 32), (uint32_t)name,
+                                (uint32_t)(name >> 32)},
+                   seed, word);
+        out[i] = (float)(((double)word[i % 4] + 0.5) * 0x1p-31 - 1);
+    }
+}
+
+void weight_begin(const Weight *w, uint64_t seed, float *out)
+{
+    const int64_t count = weight_count(w);
+    const bool drawn = w->kind == W_CONV || w->kind == W_LINEAR || w->kind == W_EMBEDDING;
+    const double width = w->kind == W_EMBEDDING ? 1 : 1 / sqrt((double)(count / MAX(w->n[0], 1)));
+    if (drawn)
+        draw_uniform(w, seed, out);
+    for (int64_t i = 0; i < count; i++)
+        out[i] = drawn                                           ? (float)(out[i] * width)
+                 : w->kind == W_ROTARY                           ? (float)pow(1e4, -(double)i / (double)count)
+                 : w->kind == W_NORM_SCALE || w->kind == W_BLEND ? 1
+                                                                 : 0;
 }

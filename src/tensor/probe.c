@@ -162,10 +162,11 @@ static int64_t cut_attention(Call *c, int64_t units)
 {
     AttnArg *a = &c->a.attn.arg;
     const int64_t positions = c->in[0]->n[1], frames = a->frames;
+    const int64_t line = a->in_time ? MAX(a->width, 1) : 1; /* windows want whole lines */
     int64_t clips, kept = positions;
     if (a->in_time) {
         clips = MAX(units / positions, 1);
-        kept = MIN(units, positions);
+        kept = MIN(MAX(units / line, 1) * line, positions);
     } else {
         clips = MAX(units / frames, 1);
         a->frames = (int)MIN(units, frames);
@@ -174,7 +175,7 @@ static int64_t cut_attention(Call *c, int64_t units)
     c->in[0]->n[1] = c->out->n[1] = kept;
     for (int i = 0; i < 2 * c->a.attn.n_kv; i++) {
         Tensor *t = c->in[1 + i];
-        const bool own = c->a.attn.map[i / 2] == KV_SELF;
+        const bool own = c->a.attn.map[i / 2] != KV_CLIP;
         t->n[0] = own ? clips * a->frames : clips;
         if (a->in_time && own)
             t->n[1] = kept;
@@ -209,7 +210,8 @@ static int64_t cut_call(Call *c, int64_t units)
         c->in[0]->n[0] = n;
         if (c->op != OP_MSE)
             c->out->n[0] = c->op == OP_REPEAT ? n * times : n;
-        if (c->op == OP_ADD || c->op == OP_CONCAT || c->op == OP_MSE)
+        if (c->op == OP_ADD || c->op == OP_CONCAT || c->op == OP_MSE || c->op == OP_BLEND ||
+            c->op == OP_FIRST)
             c->in[1]->n[0] = n;
         if (c->epi.add)
             c->epi.add->n[0] = n;

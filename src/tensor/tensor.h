@@ -48,7 +48,17 @@ static inline int64_t tensor_channels(const Tensor *t)
 }
 
 /* What a parameter is for: decides initialisation and, for TABLE, that a file may leave it out. */
-typedef enum { W_CONV, W_LINEAR, W_BIAS, W_NORM_SCALE, W_NORM_SHIFT, W_EMBEDDING, W_TABLE } WeightKind;
+typedef enum {
+    W_CONV,
+    W_LINEAR,
+    W_BIAS,
+    W_NORM_SCALE,
+    W_NORM_SHIFT,
+    W_EMBEDDING,
+    W_TABLE,
+    W_BLEND, /* share of a block's input in its result: at first all of it */
+    W_ROTARY /* angles per frame: at first 10000^(-i / n) */
+} WeightKind;
 
 /* The only form in which ops take a parameter. `file` is the mapped file's own bytes in the file's own type
  * and order (O,I,kh,kw or O,I,k,1,1), at ANY alignment; read it through weight_widen or a backend's packing.
@@ -223,9 +233,13 @@ Tensor *op_norm(Cx *, Tensor *x, Weight *scale, Weight *shift, NormArg);
 /* softmax(q k' * scale) v per head of C/heads channels. The key set of a query is the concatenation of n_kv
  * sets: KV_SELF  in space: the rows of its own frame; in time: the same position in all frames of its clip
  *   KV_CLIP  k, v [B,L,C]: one set for all frames of a clip (text)
- * q [B*F,S,C]; result has q's shape. in_time: queries attend over frames, straight on this layout.
- * No score matrix beyond a tile is ever stored. */
-typedef enum { KV_SELF, KV_CLIP } KvMap;
+ *   KV_FIRST  in space: the rows of frame 0 of the clip
+ *   KV_WINDOW  in time: the eight neighbours of the position in frame 0 of the clip, coordinates clamped to a
+ *     frame of S / width lines; row by row, the position itself left out
+ * q [B*F,S,C], and k, v too but for KV_CLIP, so that sets may share them; result has q's shape. in_time:
+ * queries attend over frames, straight on this layout. No score matrix beyond a tile is ever stored. */
+typedef enum { KV_SELF, KV_CLIP, KV_FIRST, KV_WINDOW } KvMap;
+enum { WINDOW_KEYS = 8 };
 typedef struct {
     Tensor *k, *v;
     KvMap map;
@@ -235,6 +249,7 @@ typedef struct {
     int heads, frames; /* frames F of a clip: q->n[0] = B*F */
     bool in_time, causal;
     float scale; /* 0: 1/sqrt(C/heads) */
+    int width;   /* positions of a line, for KV_WINDOW */
 } AttnArg;
 Tensor *op_attention(Cx *, Tensor *q, const Kv *kv, int n_kv, AttnArg);
 
@@ -246,6 +261,13 @@ Tensor *op_concat(Cx *, Tensor *a, Tensor *b);               /* channels: [a, b]
 Tensor *op_resize(Cx *, Tensor *x, int64_t H, int64_t W);
 /* The whole tensor, `times` times one after the other: x [N,...] -> [times*N,...]; once is x itself. */
 Tensor *op_repeat(Cx *, Tensor *x, int64_t times);
+/* Rotary positions (Su et al. 2021) by frame: x [B*F,...,C], freqs [P], 2P <= C. In frame f of its clip the
+ * pair of channels 2i, 2i+1 turns by f * freqs[i]; channels from 2P on stay. Frame 0 stays as it is. */
+Tensor *op_rotate(Cx *, Tensor *x, Weight *freqs, int frames);
+/* k a + (1 - k) b, k = alpha [1] clamped to 0..1; of one shape. */
+Tensor *op_blend(Cx *, Tensor *a, Tensor *b, Weight *alpha);
+/* x [B*F,...,C] with frame 0 of every clip taken from `first`, of the same shape. */
+Tensor *op_first(Cx *, Tensor *x, Tensor *first, int frames);
 /* Rows of a table [n,C]: ids I32 [N] or NULL for 0..count-1. Ids outside the table are an EMODEL error. ->
  * [count,C] */
 Tensor *op_embed(Cx *, Weight *table, Tensor *ids, int64_t count);
@@ -283,6 +305,11 @@ typedef struct Params {
 void pv_in(Params *, const char *fmt, ...) PRINTF_LIKE(2, 3); /* "down_blocks.%d": enter */
 void pv_out(Params *);                                        /* leave the last pv_in */
 void pv_leaf(Params *, const char *name, Weight *, WeightKind, int nd, const int64_t *n);
+/* The value with which training begins a parameter that no file has: convolutions and linears uniform within
+ * 1/sqrt(inputs), embeddings within 1, biases and shifts 0, scales 1, blends and rotary angles as their kinds
+ * say. A function of (seed, name, index). */
+void weight_begin(const Weight *, uint64_t seed, float *out);
+uint64_t weight_hash(const Weight *); /* of its name */
 /* wb[0] weight, wb[1] bias. bias 0: no bias tensor exists. */
 void pv_conv(Params *, const char *name, Weight wb[2], int in, int out, int k);
 void pv_convt(Params *, const char *name, Weight wb[2], int in, int out, int k);

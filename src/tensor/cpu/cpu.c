@@ -52,23 +52,48 @@ ConvShape conv_shape(const Call *call)
     return s;
 }
 
+int64_t key_row(const KeyRows *k, int64_t j)
+{
+    if (!k->width)
+        return k->first + j * k->step;
+    const int64_t at = j < 4 ? j : j + 1; /* of 3x3, the middle left out */
+    const int64_t y = MIN(MAX(k->y + at / 3 - 1, 0), k->height - 1);
+    const int64_t x = MIN(MAX(k->x + at % 3 - 1, 0), k->width - 1);
+    return k->first + y * k->width + x;
+}
+
 KeyRows key_rows(const Call *call, int set, int64_t f, int64_t s)
 {
     const AttnArg *a = &call->a.attn.arg;
     const int64_t S = call->in[0]->n[1], L = call->in[1 + 2 * set]->n[1], F = a->frames, clip = f / F;
-    if (call->a.attn.map[set] == KV_CLIP)
-        return (KeyRows){clip * L, 1, L};
-    if (a->in_time)
-        return (KeyRows){clip * F * S + s, S, a->causal ? f % F + 1 : F};
-    return (KeyRows){f * L, 1, a->causal ? MIN(s + 1, L) : L};
+    switch (call->a.attn.map[set]) {
+    case KV_CLIP:
+        return (KeyRows){.first = clip * L, .step = 1, .count = L};
+    case KV_FIRST:
+        return (KeyRows){.first = clip * F * L, .step = 1, .count = L};
+    case KV_WINDOW:
+        return (KeyRows){.first = clip * F * S,
+                         .count = WINDOW_KEYS,
+                         .width = a->width,
+                         .height = S / a->width,
+                         .y = s / a->width,
+                         .x = s % a->width};
+    default:
+        if (a->in_time)
+            return (KeyRows){.first = clip * F * S + s, .step = S, .count = a->causal ? f % F + 1 : F};
+        return (KeyRows){.first = f * L, .step = 1, .count = a->causal ? MIN(s + 1, L) : L};
+    }
 }
 
 int64_t key_total(const Call *call)
 {
     int64_t total = 0;
     for (int set = 0; set < call->a.attn.n_kv; set++) {
-        const bool over_frames = call->a.attn.arg.in_time && call->a.attn.map[set] == KV_SELF;
-        total += over_frames ? call->a.attn.arg.frames : call->in[1 + 2 * set]->n[1];
+        const KvMap map = call->a.attn.map[set];
+        const bool over_frames = call->a.attn.arg.in_time && map == KV_SELF;
+        total += map == KV_WINDOW ? WINDOW_KEYS
+                 : over_frames    ? call->a.attn.arg.frames
+                                  : call->in[1 + 2 * set]->n[1];
     }
     return total;
 }

@@ -74,10 +74,12 @@ typedef struct {
 } ConvShape;
 ConvShape conv_shape(const Call *);
 
-/* Keys of one set for the query (row f of B*F, position s): `count` rows from `first`, `step` apart. */
+/* Keys of one set for the query (row f of B*F, position s): `count` rows from `first`, `step` apart; or, with
+ * a width, the neighbours of (y, x) in the picture that begins at `first`. */
 typedef struct {
-    int64_t first, step, count;
+    int64_t first, step, count, width, height, y, x;
 } KeyRows;
+int64_t key_row(const KeyRows *, int64_t j); /* the row of the j-th */
 KeyRows key_rows(const Call *, int set, int64_t f, int64_t s);
 int64_t key_total(const Call *);
 float attention_scale(const Call *);

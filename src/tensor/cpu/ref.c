@@ -1,6 +1,6 @@
 /* ref.c: the reference backend: plain loops that say what every op means, forward and backward. It takes
  * every call and is the last of the chain. Sums are kept in double. One file per family: ref_conv.c
- * (convolution, linear and their epilogue backward), ref_norm.c, ref_attention.c, ref_rest.c.
+ * (convolution, linear and their epilogue backward), ref_norm.c, ref_attention.c, ref_frames.c, ref_rest.c.
  *
  * Owns pack slot 0: a weight widened to float32, shared with every backend that wants plain floats. */
 #include "tensor/cpu/ref.h"
@@ -84,6 +84,9 @@ const Backend backend_ref = {
                 [OP_CONCAT] = ref_concat,
                 [OP_RESIZE] = ref_resize,
                 [OP_REPEAT] = ref_repeat,
+                [OP_ROTATE] = ref_rotate,
+                [OP_BLEND] = ref_blend,
+                [OP_FIRST] = ref_first,
                 [OP_EMBED] = ref_embed,
                 [OP_MSE] = ref_mse},
     .backward = {[OP_CONV2D] = ref_conv_back,
@@ -97,6 +100,9 @@ const Backend backend_ref = {
                  [OP_CONCAT] = ref_concat_back,
                  [OP_RESIZE] = ref_resize_back,
                  [OP_REPEAT] = ref_repeat_back,
+                 [OP_ROTATE] = ref_rotate_back,
+                 [OP_BLEND] = ref_blend_back,
+                 [OP_FIRST] = ref_first_back,
                  [OP_EMBED] = ref_embed_back,
                  [OP_MSE] = ref_mse_back},
     .pack_bytes = pack_bytes,

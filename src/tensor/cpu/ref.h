@@ -13,6 +13,9 @@ int ref_rows(Cx *, const Call *), ref_rows_back(Cx *, const Call *);
 int ref_concat(Cx *, const Call *), ref_concat_back(Cx *, const Call *);
 int ref_resize(Cx *, const Call *), ref_resize_back(Cx *, const Call *);
 int ref_repeat(Cx *, const Call *), ref_repeat_back(Cx *, const Call *);
+int ref_rotate(Cx *, const Call *), ref_rotate_back(Cx *, const Call *);
+int ref_blend(Cx *, const Call *), ref_blend_back(Cx *, const Call *);
+int ref_first(Cx *, const Call *), ref_first_back(Cx *, const Call *);
 int ref_embed(Cx *, const Call *), ref_embed_back(Cx *, const Call *);
 int ref_mse(Cx *, const Call *), ref_mse_back(Cx *, const Call *);
 

@@ -3,8 +3,9 @@
  *     p = softmax(q k' * scale),  y = p v        over the concatenation of n_kv key sets
  *
  * Which rows are a query's keys is key_rows() of cpu.c: the frame's own, the same position over the clip's
- * frames, or the clip's set. Backward: dp = dy v', ds = p * (dp - sum(p * dp)) * scale, dq = ds k, dk += ds'
- * q, dv += p' dy. Keys and values belong to one clip, so clips and heads are independent. */
+ * frames, the clip's set, or frame 0's rows, all or the position's neighbours. Backward: dp = dy v', ds = p *
+ * (dp - sum(p * dp)) * scale, dq = ds k, dk += ds' q, dv += p' dy. Keys and values belong to one clip, so
+ * clips and heads are independent. */
 #include "tensor/cpu/ref.h"
 
 /* Two rows of doubles as long as the key set. */
@@ -37,7 +38,7 @@ static void probabilities(const Call *call, int64_t f, int64_t s, int64_t from, 
     for (int set = 0; set < call->a.attn.n_kv; set++) {
         const KeyRows k = key_rows(call, set, f, s);
         for (int64_t j = 0; j < k.count; j++, n++) {
-            p[n] = dot(q, kv_at(call, set, 0, k.first + j * k.step, from), D) * scale;
+            p[n] = dot(q, kv_at(call, set, 0, key_row(&k, j), from), D) * scale;
             top = fmax(top, p[n]);
         }
     }
@@ -61,7 +62,7 @@ int ref_attention(Cx *cx, const Call *call)
                 for (int set = 0; set < call->a.attn.n_kv; set++) {
                     const KeyRows k = key_rows(call, set, r / S, r % S);
                     for (int64_t j = 0; j < k.count; j++)
-                        sum += p[n++] * *kv_at(call, set, 1, k.first + j * k.step, c);
+                        sum += p[n++] * *kv_at(call, set, 1, key_row(&k, j), c);
                 }
                 row_at(call->out, r)[c] = (float)sum;
             }
@@ -89,7 +90,7 @@ static void query_back(const Call *call, const KvGrad *g, int64_t f, int64_t s, 
     for (int set = 0; set < call->a.attn.n_kv; set++) {
         const KeyRows k = key_rows(call, set, f, s);
         for (int64_t j = 0; j < k.count; j++, n++) {
-            const int64_t row = k.first + j * k.step;
+            const int64_t row = key_row(&k, j);
             dp[n] = dot(gy, kv_at(call, set, 1, row, from), D);
             mean += p[n] * dp[n];
             for (int64_t c = 0; g[set].v && c < D; c++)
@@ -100,7 +101,7 @@ static void query_back(const Call *call, const KvGrad *g, int64_t f, int64_t s, 
     for (int set = 0; set < call->a.attn.n_kv; set++) {
         const KeyRows k = key_rows(call, set, f, s);
         for (int64_t j = 0; j < k.count; j++, n++) {
-            const int64_t row = k.first + j * k.step;
+            const int64_t row = key_row(&k, j);
             const double ds = p[n] * (dp[n] - mean) * scale;
             for (int64_t c = 0; gq && c < D; c++)
                 gq[c] += (float)(ds * kv_at(call, set, 0, row, from)[c]);

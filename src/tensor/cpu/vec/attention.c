@@ -5,7 +5,8 @@
  *
  * Over time, frames are the queries of a position. Their rows lie a multiple of 4096 bytes apart at most
  * sizes and would push each other out of the cache: the rows of a few positions are gathered first, which is
- * not a permuted copy of the tensor. */
+ * not a permuted copy of the tensor. A position's keys of all sets lie behind each other then and are one
+ * set, but under a causal mask. */
 #include "tensor/cpu/vec/attention.h"
 
 /* SHARED: values of keys that stay in the cache while queries change; GATHER: values of a strip of positions,
@@ -104,23 +105,28 @@ static void over_space(Cx *cx, const Call *call)
 
 /* What a thread gathers at once: `positions` positions' rows of a clip, at the channels of some heads. */
 typedef struct {
-    int64_t F, S, D, clip, position, positions, head, heads;
+    int64_t F, S, D, keys, clip, position, positions, head, heads; /* keys: of a position, of all sets */
 } Strip;
 
 /* The size of strips. */
 static Strip strip_of(const Call *call)
 {
     const AttnArg *a = &call->a.attn.arg;
-    Strip s = {.F = a->frames, .S = call->in[0]->n[1], .D = head_width(call), .heads = a->heads};
+    Strip s = {.F = a->frames,
+               .S = call->in[0]->n[1],
+               .D = head_width(call),
+               .keys = key_total(call),
+               .heads = a->heads};
     const int64_t row = s.F * s.D; /* of one position and head */
     s.heads = MAX(1, MIN(a->heads, 2 * GATHER / row));
     s.positions = s.heads < a->heads ? 1 : MAX(1, MIN(s.S, GATHER / (row * s.heads)));
     return s;
 }
 
-static size_t strip_floats(const Strip *s)
+/* Of a strip with `rows` rows for each position. */
+static size_t strip_floats(const Strip *s, int64_t rows)
 {
-    return round64((size_t)(s->positions * s->F * s->heads * s->D));
+    return round64((size_t)(s->positions * rows * s->heads * s->D));
 }
 
 static size_t time_bytes(const Call *call)
@@ -128,18 +134,29 @@ static size_t time_bytes(const Call *call)
     Room room;
     const Strip s = strip_of(call);
     return VEC(furnish)(&room, NULL, s.D, s.F, false) +
-           strip_floats(&s) * (size_t)(2 + 2 * call->a.attn.n_kv) * sizeof(float);
+           2 * (strip_floats(&s, s.F) + strip_floats(&s, s.keys)) * sizeof(float);
 }
 
-/* The strip's rows of t, [position][frame][channel]. */
-static void gather(const Strip *s, const Tensor *t, float *to)
+/* The strip's rows of t into [position][frame][channel], positions `each` rows apart. */
+static void gather(const Strip *s, const Tensor *t, int64_t each, float *to)
 {
     const int64_t width = s->heads * s->D;
     for (int64_t f = 0; f < s->F; f++)
         for (int64_t i = 0; i < s->positions; i++)
-            memcpy(to + (i * s->F + f) * width,
+            memcpy(to + (i * each + f) * width,
                    row_at(t, (s->clip * s->F + f) * s->S + s->position + i) + s->head * s->D,
                    (size_t)width * sizeof(float));
+}
+
+static void gather_windows(const Call *call, int set, const Strip *s, const Tensor *t, float *to)
+{
+    const int64_t width = s->heads * s->D;
+    for (int64_t i = 0; i < s->positions; i++) {
+        const KeyRows rows = key_rows(call, set, s->clip * s->F, s->position + i);
+        for (int64_t j = 0; j < rows.count; j++)
+            memcpy(to + (i * s->keys + j) * width, row_at(t, key_row(&rows, j)) + s->head * s->D,
+                   (size_t)width * sizeof(float));
+    }
 }
 
 static void scatter(const Strip *s, const float *from, const Tensor *t)
@@ -151,53 +168,68 @@ static void scatter(const Strip *s, const float *from, const Tensor *t)
                    from + (i * s->F + f) * width, (size_t)width * sizeof(float));
 }
 
-/* Queries [index, index + count) of one position and head. g: what was gathered, from that position and head
- * on: q, y, k0, v0, ... each `floats` long. A clip's own keys are read where they are. */
-static void time_tile(const Call *call, const Strip *s, int64_t head, float *g, int64_t index, Room *room)
+/* What was gathered of a strip, or from one of its positions and heads on. */
+typedef struct {
+    float *q, *y, *k, *v;
+} Gathered;
+
+/* Queries [index, index + count) of one position and head. */
+static void time_tile(const Call *call, const Strip *s, Gathered g, int64_t index, Room *room)
 {
-    const int64_t floats = (int64_t)strip_floats(s), width = s->heads * s->D;
-    const bool causal = call->a.attn.arg.causal;
-    Part p = {.q = g + index * width,
-              .y = g + floats + index * width,
+    const int64_t width = s->heads * s->D, count = MIN(AT_ONCE, s->F - index);
+    Part p = {.q = g.q + index * width,
+              .y = g.y + index * width,
               .ldq = width,
               .ldy = width,
-              .count = MIN(AT_ONCE, s->F - index),
+              .count = count,
               .index = index,
               .D = s->D,
               .scale = attention_scale(call),
-              .n_sets = call->a.attn.n_kv};
-    for (int set = 0; set < p.n_sets; set++) {
-        const Tensor *k = call->in[1 + 2 * set], *v = call->in[2 + 2 * set];
-        const float *own = g + (2 + 2 * set) * floats;
-        const KeyRows rows = key_rows(call, set, s->clip * s->F + index + p.count - 1, s->position);
-        if (call->a.attn.map[set] == KV_SELF)
-            p.set[set] = (Keys){own, own + floats, width, width, rows.count, causal};
-        else
-            p.set[set] = (Keys){row_at(k, rows.first) + head * s->D,
-                                row_at(v, rows.first) + head * s->D,
-                                k->ld,
-                                v->ld,
-                                rows.count,
-                                false};
+              .n_sets = 1,
+              .set = {{g.k, g.v, width, width, s->keys, false}}};
+    if (call->a.attn.arg.causal) { /* all sets are KV_SELF then */
+        p.n_sets = call->a.attn.n_kv;
+        for (int64_t set = 0; set < p.n_sets; set++)
+            p.set[set] =
+                (Keys){g.k + set * s->F * width, g.v + set * s->F * width, width, width, index + count, true};
     }
     VEC(attend)(&p, room);
 }
 
+static void gather_strip(const Call *call, const Strip *s, const Gathered *g)
+{
+    int64_t at = 0;
+    gather(s, call->in[0], s->F, g->q);
+    for (int set = 0; set < call->a.attn.n_kv; set++) {
+        const bool window = call->a.attn.map[set] == KV_WINDOW;
+        for (int i = 0; i < 2; i++) {
+            const Tensor *t = call->in[1 + 2 * set + i];
+            float *to = (i ? g->v : g->k) + at * s->heads * s->D;
+            if (window)
+                gather_windows(call, set, s, t, to);
+            else
+                gather(s, t, s->keys, to);
+        }
+        at += window ? WINDOW_KEYS : s->F;
+    }
+}
+
 static void time_strip(const Call *call, const Strip *s)
 {
-    const int64_t floats = (int64_t)strip_floats(s);
+    const int64_t rows = (int64_t)strip_floats(s, s->F), keys = (int64_t)strip_floats(s, s->keys);
     char *memory = thread_scratch(call, time_bytes(call));
     Room room;
-    float *gathered = (float *)(memory + VEC(furnish)(&room, memory, s->D, s->F, false));
-    gather(s, call->in[0], gathered);
-    for (int set = 0; set < call->a.attn.n_kv; set++)
-        for (int i = 1 + 2 * set; call->a.attn.map[set] == KV_SELF && i < 3 + 2 * set; i++)
-            gather(s, call->in[i], gathered + (1 + i) * floats);
+    float *begin = (float *)(memory + VEC(furnish)(&room, memory, s->D, s->F, false));
+    const Gathered all = {begin, begin + rows, begin + 2 * rows, begin + 2 * rows + keys};
+    gather_strip(call, s, &all);
     for (int64_t i = 0; i < s->positions; i++)
-        for (int64_t h = 0; h < s->heads; h++)
+        for (int64_t h = 0; h < s->heads; h++) {
+            const int64_t q = (i * s->F * s->heads + h) * s->D, k = (i * s->keys * s->heads + h) * s->D;
+            const Gathered own = {all.q + q, all.y + q, all.k + k, all.v + k};
             for (int64_t index = 0; index < s->F; index += AT_ONCE)
-                time_tile(call, s, s->head + h, gathered + (i * s->F * s->heads + h) * s->D, index, &room);
-    scatter(s, gathered + floats, call->out);
+                time_tile(call, s, own, index, &room);
+        }
+    scatter(s, all.y, call->out);
 }
 
 static void over_time(Cx *cx, const Call *call)

@@ -18,6 +18,8 @@ static int supports(const Cx *cx, Call *call, bool backward)
         call->scratch = VEC(attention_scratch)(cx, call);
     if (call->op == OP_NORM)
         call->scratch = VEC(norm_scratch)(cx, call);
+    if (call->op == OP_ROTATE)
+        call->scratch = VEC(rotate_scratch)(cx, call);
     if (!is_product(call->op))
         return 1;
     if (VEC(winograd_takes)(call))
@@ -69,6 +71,9 @@ const Backend VEC(backend_vec) = {
             [OP_CONCAT] = VEC(concat),
             [OP_RESIZE] = VEC(resize),
             [OP_REPEAT] = VEC(repeat),
+            [OP_ROTATE] = VEC(rotate),
+            [OP_BLEND] = VEC(blend),
+            [OP_FIRST] = VEC(first),
         },
     .method = method,
     .pack_bytes = pack_bytes,

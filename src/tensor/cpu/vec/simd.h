@@ -169,6 +169,19 @@ INLINE V ld_stored(DType type, const void *p, int64_t at)
 
 /* ---- transposition ----------------------------------------------------------------------- */
 
+/* Lane j of the result: lane at[j] of a, then b. clang 14 has no __builtin_shuffle, and is for tests alone.
+ */
+#ifdef __clang__
+INLINE V pick(V a, V b, I at)
+{
+    V y;
+    UNROLL for (int j = 0; j < VL; j++) y[j] = at[j] < VL ? a[at[j]] : b[at[j] - VL];
+    return y;
+}
+#else
+#define pick(a, b, at) __builtin_shuffle(a, b, at)
+#endif
+
 /* In place: row i, lane j <-> row j, lane i. Each round swaps blocks of `s` lanes between rows s apart. */
 #define SWAP_ROUND(t, s)                                                                                     \
     UNROLL for (int i_ = 0; i_ < VL; i_++) if (!(i_ & (s)))                                                  \
@@ -180,8 +193,8 @@ INLINE V ld_stored(DType type, const void *p, int64_t at)
             high[j_] = j_ & (s) ? VL + j_ : j_ + (s);                                                        \
         }                                                                                                    \
         const V a_ = t[i_], b_ = t[i_ + (s)];                                                                \
-        t[i_] = __builtin_shuffle(a_, b_, low);                                                              \
-        t[i_ + (s)] = __builtin_shuffle(a_, b_, high);                                                       \
+        t[i_] = pick(a_, b_, low);                                                                           \
+        t[i_ + (s)] = pick(a_, b_, high);                                                                    \
     }
 
 INLINE void transpose(V t[VL])

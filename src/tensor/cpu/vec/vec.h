@@ -57,6 +57,9 @@ double VEC(winograd_flops)(const Call *); /* multiplications and additions reall
 VEC_KERNEL(attention);
 bool VEC(attention_bf16)(const Cx *, const Call *); /* whether it multiplies bf16 */
 VEC_KERNEL(norm);
+VEC_KERNEL(rotate);
+int VEC(blend)(Cx *, const Call *);
+int VEC(first)(Cx *, const Call *);
 int VEC(act)(Cx *, const Call *);
 int VEC(add)(Cx *, const Call *);
 int VEC(rows)(Cx *, const Call *);
