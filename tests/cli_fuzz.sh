@@ -5,15 +5,17 @@
 # Usage: tests/cli_fuzz.sh build/release/gimbal   (from the top of the checkout). Prints "ok N - name" lines.
 set -u
 G=$(realpath "${1:?usage: tests/cli_fuzz.sh PROGRAM}")
-top=$PWD
-TINY=(--model "$top/tests/golden/models/animatediff-tiny" --motion "$top/tests/golden/models/animatediff-tiny-motion")
 SMALL=(--prompt cat --frames 2 --width 40 --height 24 --steps 1)
-LATENTS=$top/tests/golden/runs/ad_plain.in.safetensors
 RANDOM=${SEED:-47}
 RUNS=${RUNS:-15}
 work=$(mktemp -d)
 trap 'cd /; rm -rf "$work"' EXIT
-mkdir "$work/cwd" "$work/out" "$work/folder"
+mkdir "$work/cwd" "$work/out" "$work/folder" "$work/mine"
+# copies: an output may be any of the paths below
+cp -r tests/golden/models/animatediff-tiny tests/golden/models/animatediff-tiny-motion tests/golden/runs/ad_plain.in.safetensors \
+    README.md models/toyworld "$work/mine"
+TINY=(--model "$work/mine/animatediff-tiny" --motion "$work/mine/animatediff-tiny-motion")
+LATENTS=$work/mine/ad_plain.in.safetensors
 "$G" --version | grep -q sanitizers && sanitized=1 cpu_limit=30 || sanitized='' cpu_limit=3
 export ASAN_OPTIONS=exitcode=99 UBSAN_OPTIONS=exitcode=99 # a report is no ordinary failure
 n=0 failed=0
@@ -65,8 +67,8 @@ texts=('' '%n%n%n%s' '%s%s%s' $'\xff\xfe\xc3\x28' $'caf\xe9' $'\xed\xa0\x80' 'ðŸ
     ../../../../../../ white freeinit: freeinit:passes freeinit:passes=0,filter freeinit:passes=64,fast=1 none:none=none '{"a":'
     mixed:alpha=nan shared:lambda=1e999 "freeinit:$long" freeinit:passes=1,passes=2 freeinit:,,,)
 paths=('' / . .. "$work" "$work/folder" "$work/full" "$work/zero" "$work/empty" "$work/noise" "$work/loop" "$work/none/x" /dev/null
-    "$work/none.mp4" "$LATENTS" "$top/README.md" "$top/models/toyworld" "$work/$long" $'\xff\xfe' '%d%d' '%n.png' '%9999999d.png' -
-    "$top/tests/golden/models/animatediff-tiny/unet" /proc/self/mem /proc/self/environ "$work/out/%d" .mp4 x.safetensors/y)
+    "$work/none.mp4" "$LATENTS" "$work/mine/README.md" "$work/mine/toyworld" "$work/$long" $'\xff\xfe' '%d%d' '%n.png' '%9999999d.png' -
+    "$work/mine/animatediff-tiny/unet" /proc/self/mem /proc/self/environ "$work/out/%d" .mp4 x.safetensors/y)
 
 pick() { # ARRAY: one of it, into $picked
     local -n list=$1
