@@ -8,6 +8,8 @@ G=$(realpath "${1:?usage: tests/cli_analyze.sh PROGRAM}")
 TOY="--model models/toyworld"
 TINY="--model tests/golden/models/animatediff-tiny --motion tests/golden/models/animatediff-tiny-motion"
 source tests/kit/cases.sh
+"$G" --version | grep -q sanitizers && sanitized=1 || sanitized=
+slow='toyworld takes minutes under sanitizers'
 
 # run ARGS: stdout and stderr into files; the program's own status.
 run() { timeout 120 "$G" analyze "$@" > "$work/std" 2> "$work/err"; }
@@ -138,14 +140,19 @@ END
 # ---- realnoise ------------------------------------------------------------------------------------------------------
 
 fresh
-timeout 120 "$G" generate $TOY --prompt 'a large blue circle moving left over a striped yellow background' --seed 9 --cfg 5 --steps 8 \
-    --frames 8 --quiet -o "$work/toy.y4m" > /dev/null 2> "$work/err" &&
-    run realnoise "$work/toy.y4m" $TOY --prompt 'a large red circle' --cfg 3 --steps 6 --seed 2 --draws 4 --json -o "$out/x.y4m" &&
-    [ "$(ls "$out" | tr '\n' ' ')" = 'x-control.y4m x-low-band.y4m ' ] && [ "$(objects | wc -l)" = 3 ]
-ok 'realnoise: two clips and a row for each, and for the clip itself'
-real=$(objects | sed -n 1p | field kept_band) control=$(objects | sed -n 2p | field kept_band)
-awk -v r="$real" -v c="$control" 'BEGIN { exit !(r > c + .15) }' && near "$(objects | sed -n 3p | field kept_band)" 1 1e-5
-ok "realnoise: the low band carries the layout ($real against the control's $control)"
+if [ -z "$sanitized" ]; then
+    timeout 120 "$G" generate $TOY --prompt 'a large blue circle moving left over a striped yellow background' --seed 9 --cfg 5 --steps 8 \
+        --frames 8 --quiet -o "$work/toy.y4m" > /dev/null 2> "$work/err" &&
+        run realnoise "$work/toy.y4m" $TOY --prompt 'a large red circle' --cfg 3 --steps 6 --seed 2 --draws 4 --json -o "$out/x.y4m" &&
+        [ "$(ls "$out" | tr '\n' ' ')" = 'x-control.y4m x-low-band.y4m ' ] && [ "$(objects | wc -l)" = 3 ]
+    ok 'realnoise: two clips and a row for each, and for the clip itself'
+    real=$(objects | sed -n 1p | field kept_band) control=$(objects | sed -n 2p | field kept_band)
+    awk -v r="$real" -v c="$control" 'BEGIN { exit !(r > c + .15) }' && near "$(objects | sed -n 3p | field kept_band)" 1 1e-5
+    ok "realnoise: the low band carries the layout ($real against the control's $control)"
+else
+    timeout 120 "$G" generate $TINY --prompt cat --steps 2 --frames 3 --width 40 --height 24 --quiet -o "$work/toy.y4m" > /dev/null
+    skip 'realnoise on toyworld' "$slow"
+fi
 mkdir "$out/folder" && run realnoise "$work/toy.y4m" $TINY --prompt cat --steps 2 --frames 3 --width 40 --height 24 --sampler euler \
     --spacing linspace --reinit freeinit:filter=gaussian,compat=0 --quiet -o "$out/folder" --report "$out/page.html" &&
     [ ! -s "$work/err" ] && [ -s "$out/folder/low-band.mp4" ] && [ -s "$out/folder/control.mp4" ] && grep -q '<svg' "$out/page.html" &&
@@ -155,19 +162,27 @@ ok 'realnoise: another sampler, spacing and filter; clips in a folder, a page'
 # ---- passes ---------------------------------------------------------------------------------------------------------
 
 fresh
-run passes $TOY --prompt 'a large red circle' --steps 4 --frames 8 --cfg 1 --reinit freeinit:passes=3 --json -o "$out/p.svg" &&
-    [ "$(objects | grep -c '"what":"power"')" = 3 ] && [ "$(objects | grep -c '"what":"with the pass before"')" = 2 ] &&
-    [ "$(objects | grep -c '"what":"with pass 1"')" = 1 ] && grep -q '<svg' "$out/p.svg"
-ok 'passes: powers after each pass, correlations from the second on'
-objects | grep '"with the pass before"' | head -n 1 | grep -oP '"bands":\[\K[^]]*' | awk -F, '{ exit !($1 > $6) }'
-ok 'passes: the lowest band stays better than the highest'
+if [ -z "$sanitized" ]; then
+    run passes $TOY --prompt 'a large red circle' --steps 4 --frames 8 --cfg 1 --reinit freeinit:passes=3 --json -o "$out/p.svg" &&
+        [ "$(objects | grep -c '"what":"power"')" = 3 ] && [ "$(objects | grep -c '"what":"with the pass before"')" = 2 ] &&
+        [ "$(objects | grep -c '"what":"with pass 1"')" = 1 ] && grep -q '<svg' "$out/p.svg"
+    ok 'passes: powers after each pass, correlations from the second on'
+    objects | grep '"with the pass before"' | head -n 1 | grep -oP '"bands":\[\K[^]]*' | awk -F, '{ exit !($1 > $6) }'
+    ok 'passes: the lowest band stays better than the highest'
+else
+    skip 'passes on toyworld' "$slow"
+fi
 run passes $TINY --prompt cat --steps 3 --frames 2 --width 40 --height 24 --reinit freeinit:passes=2,early=1 --quiet && [ ! -s "$work/err" ] &&
     grep -q '^ *2  with the pass before' "$work/std"
 ok 'passes: one that stops early'
-timeout -s INT 1 "$G" analyze passes $TOY --prompt cat --steps 900 --reinit freeinit:passes=9 -o "$out/never.svg" > "$work/std" 2> "$work/err"
-status=$?
-[ $status = 124 ] && [ ! -s "$work/std" ] && [ ! -e "$out/never.svg" ] && grep -q cancelled "$work/err"
-ok 'passes: Ctrl-C ends it, and no plot is left'
+if [ -z "$sanitized" ]; then
+    timeout -s INT 1 "$G" analyze passes $TOY --prompt cat --steps 900 --reinit freeinit:passes=9 -o "$out/never.svg" > "$work/std" 2> "$work/err"
+    status=$?
+    [ $status = 124 ] && [ ! -s "$work/std" ] && [ ! -e "$out/never.svg" ] && grep -q cancelled "$work/err"
+    ok 'passes: Ctrl-C ends it, and no plot is left'
+else
+    skip 'passes: Ctrl-C' "$slow"
+fi
 
 # ---- what is refused ------------------------------------------------------------------------------------------------
 
