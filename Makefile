@@ -19,7 +19,7 @@ help:
 	@echo 'make test     the same set-up, then all tests'
 	@echo 'make build    the release build alone: $(GIMBAL)'
 	@echo 'make install  program, library, header and example model into PREFIX ($(PREFIX)), staged in DESTDIR if given'
-	@echo 'make results  the evidence for FreeInit and its kin, short form (20 minutes); results-full: docs/RESULTS.md (hours, resumes)'
+	@echo 'make results  the evidence for FreeInit and its kin, short form (a few minutes); results-full: docs/RESULTS.md (hours, resumes)'
 	@echo 'make bench    gimbal beside PyTorch, a short form; bench-full: the sizes people run; bench-peer: gets PyTorch from PyPI'
 	@echo 'make asan     all tests under AddressSanitizer and UBSan'
 	@echo 'make tsan     what threads share, under ThreadSanitizer'
