@@ -137,4 +137,22 @@ static inline void check_unet(Unet *unet, const SafeTensors *file)
     free(rows), free(time);
 }
 
+/* Outputs of two modules of one run, kept by a tap. */
+typedef struct {
+    const char *name[2];
+    float *kept[2];
+    size_t n[2];
+} Watch;
+
+static inline void keep_two(void *user, const char *module, const Tensor *t)
+{
+    Watch *w = user;
+    for (int i = 0; i < 2; i++)
+        if (!strcmp(module, w->name[i]) && !w->kept[i]) {
+            w->n[i] = (size_t)tensor_count(t);
+            w->kept[i] = malloc(w->n[i] * sizeof(float));
+            memcpy(w->kept[i], t->d, w->n[i] * sizeof(float));
+        }
+}
+
 #endif

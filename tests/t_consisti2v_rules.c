@@ -4,24 +4,6 @@
 
 /* ---- what blocks must do ----------------------------------------------------------------- */
 
-/* The outputs of two modules, the first time each is shown. */
-typedef struct {
-    const char *name[2];
-    float *kept[2];
-    size_t n[2];
-} Watch;
-
-static void keep_two(void *user, const char *module, const Tensor *t)
-{
-    Watch *w = user;
-    for (int i = 0; i < 2; i++)
-        if (!strcmp(module, w->name[i]) && !w->kept[i]) {
-            w->n[i] = (size_t)tensor_count(t);
-            w->kept[i] = malloc(w->n[i] * sizeof(float));
-            memcpy(w->kept[i], t->d, w->n[i] * sizeof(float));
-        }
-}
-
 static bool same_outputs(Unet *unet, Inputs *in, const char *first, const char *second)
 {
     Watch w = {.name = {first, second}};

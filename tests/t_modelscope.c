@@ -246,24 +246,6 @@ static void without_outer_taps_frames_may_be_exchanged(void **state)
     free(c), close_net(&net);
 }
 
-/* Outputs of two modules of one run, kept by a tap. */
-typedef struct {
-    const char *name[2];
-    float *kept[2];
-    size_t n[2];
-} Watch;
-
-static void keep_two(void *user, const char *module, const Tensor *t)
-{
-    Watch *w = user;
-    for (int i = 0; i < 2; i++)
-        if (!strcmp(module, w->name[i]) && !w->kept[i]) {
-            w->n[i] = (size_t)tensor_count(t);
-            w->kept[i] = malloc(w->n[i] * sizeof(float));
-            memcpy(w->kept[i], t->d, w->n[i] * sizeof(float));
-        }
-}
-
 static void watch(Unet *unet, const Case *c, Watch *w)
 {
     Cx cx = {0};

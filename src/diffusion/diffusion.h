@@ -149,6 +149,8 @@ typedef struct {
      * sound with DDIM from noise only. */
     const char *(*refuses)(const void *self, const char *sampler, bool from_clip);
 } Reinit;
+/* Reinit.plan of those that make one whole pass: reinit_none.c. */
+int plan_one_pass(const void *self, int steps, Pass *out, int max);
 #define REINITS(X) X(none) X(freeinit) X(freqprior) X(redraw) X(frameinit)
 
 /* ---- samplers: sampler_*.c --------------------------------------------------------------- */

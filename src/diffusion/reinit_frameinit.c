@@ -42,15 +42,6 @@ static const gimbal_option options[] = {
     {.name = NULL},
 };
 
-static int plan(const void *self, int steps, Pass *out, int max)
-{
-    (void)self;
-    if (max < 1)
-        return GIMBAL_EUSAGE;
-    out[0] = (Pass){.steps = steps};
-    return 1;
-}
-
 static int lowpass(const void *self, Lowpass *out)
 {
     const FrameInit *o = self;
@@ -100,7 +91,7 @@ const Reinit reinit_frameinit = {
     .source = "Ren et al., ConsistI2V: Enhancing Visual Consistency for Image-to-Video Generation, TMLR 2024",
     .options = options,
     .size = sizeof(FrameInit),
-    .plan = plan,
+    .plan = plan_one_pass,
     .first = first,
     .lowpass = lowpass,
     .one_noise = true,

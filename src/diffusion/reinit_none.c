@@ -4,7 +4,7 @@
  * number of steps. Refuses to know everything else. */
 #include "diffusion/diffusion.h"
 
-static int plan(const void *self, int steps, Pass *out, int max)
+int plan_one_pass(const void *self, int steps, Pass *out, int max)
 {
     (void)self;
     if (max < 1)
@@ -17,5 +17,5 @@ const Reinit reinit_none = {
     .name = "none",
     .help = "one pass from the initial noise",
     .source = "plain sampling",
-    .plan = plan,
+    .plan = plan_one_pass,
 };

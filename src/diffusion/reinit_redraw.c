@@ -32,15 +32,6 @@ static const gimbal_option options[] = {
     {.name = NULL},
 };
 
-static int plan(const void *self, int steps, Pass *out, int max)
-{
-    (void)self;
-    if (max < 1)
-        return GIMBAL_EUSAGE;
-    out[0] = (Pass){.steps = steps};
-    return 1;
-}
-
 static int lowpass(const void *self, Lowpass *out)
 {
     *out = filter_lowpass(&((const Redraw *)self)->filter, false);
@@ -73,7 +64,7 @@ const Reinit reinit_redraw = {
     .source = "gimbal's own control (docs/METHODS.md)",
     .options = options,
     .size = sizeof(Redraw),
-    .plan = plan,
+    .plan = plan_one_pass,
     .first = first,
     .lowpass = lowpass,
 };
