@@ -9,12 +9,14 @@
  *
  * Over time the same with the left matrices alone: pieces of 6 frames of one pixel, `across` 1 instead of 6.
  *
- * Work goes through two buffers that all threads share: `span` tiles of V and `group` panels of U (NR output
- * channels each). Where all of U fits it is made once and V in small spans that stay in the cache; where it
- * does not, spans are large, so that making U again for each is little beside using it. U is never kept: it
- * is four times the weights.
+ * Work goes through three buffers that all threads share: V of `span` tiles, U of `group` panels (NR output
+ * channels each), and m of both. Where all of U fits it is made once and V in small spans that stay in the
+ * cache; where it does not, spans are large, so that making U again for each is little beside using it. U is
+ * never kept: it is four times the weights.
  *
- *     V [places][span][ldv]    U [panel][places][I][NR]    m, per thread, [places][block][WIDTH*NR]
+ *     V [places][span][ldv]    U [panel][places][I][NR]    m [places][span][group*NR]
+ *
+ * Products go place by place: a block of V's rows lies in the second cache while all panels pass it.
  *
  * Knows kernels of 3. Refuses to know any other. */
 #include "tensor/cpu/vec/epilogue.h"
@@ -22,16 +24,17 @@
 #include "tensor/cpu/vec/stored.h"
 
 enum {
-    PLACES = 36,                   /* at most */
-    WIDTH = NR < 32 ? 32 / NR : 1, /* panels of a task: a block of V in the second cache serves 32 channels */
-    BLOCK = 96,                    /* tiles of a task */
-    FEWEST = 16,                   /* input channels that are worth transforming */
-    DEPTH = 768,                   /* input channels of one sum; more are summed in pieces */
-    PIECE = 64,                    /* input channels that one thread transforms at a time */
-    U_BYTES = 8 << 20,             /* of transformed weights, per thread */
-    V_SMALL = 2 << 20,             /* of transformed input per thread, where U is made once */
-    V_LARGE = 64 << 20,            /* of transformed input, where it is not */
-    PAD = 16,                      /* floats behind each row of V: rows 4096 bytes apart share cache lines */
+    PLACES = 36,       /* at most */
+    BLOCK = 192,       /* tiles of a task: with 1280 channels, a block of V just fits the second cache */
+    LEAST = 96,        /* tiles per thread that are worth a span */
+    FEWEST = 16,       /* input channels that are worth transforming */
+    DEPTH = 768,       /* input channels of one sum; more are summed in pieces */
+    PIECE = 64,        /* input channels that one thread transforms at a time */
+    U_BYTES = 8 << 20, /* of transformed weights, per thread, that are made once */
+    U_GROUP = 3 << 20, /* of more than that, made group by group: still in the third cache when used */
+    SMALL = 4 << 20,   /* of V and m per thread, where U is made once */
+    LARGE = 64 << 20,  /* of V and m, where it is not */
+    PAD = 16,          /* floats behind each row of V and m: rows 4096 bytes apart share cache lines */
 };
 
 typedef struct {
@@ -39,7 +42,8 @@ typedef struct {
     ConvShape s;
     Tail tail;
     int threads, across, places; /* across: pixels of a piece side by side, 6 or 1; places: 6 * across */
-    int64_t th, tw, tiles, panels, ldv, span, group, block;
+    int64_t th, tw, tiles, panels, ldv, ldm, span, group;
+    int64_t block, strip; /* tiles and panels of a task */
     float *u, *v, *m, *zeros;
 } Job;
 
@@ -79,7 +83,7 @@ static int64_t v_place(const Job *j)
 }
 static int64_t m_place(const Job *j)
 {
-    return place(j->block * WIDTH * NR);
+    return place(j->span * j->ldm);
 }
 static int64_t panel_floats(const Job *j)
 {
@@ -95,17 +99,16 @@ static Job job_of(const Cx *cx, const Call *call)
     j.tiles = j.s.N * j.th * j.tw;
     j.panels = over(j.s.wide, NR);
     j.ldv = over(j.s.I, VL) * VL + PAD;
-    const int64_t fits = MAX(1, (int64_t)U_BYTES * j.threads / 4 / panel_floats(&j));
+    const int64_t each = panel_floats(&j) * 4, all = (int64_t)U_BYTES * j.threads;
+    const int64_t fits = j.panels * each <= all ? j.panels : MAX(1, (int64_t)U_GROUP * j.threads / each);
     j.group = over(j.panels, over(j.panels, fits));
-    const int64_t bytes = j.group == j.panels ? (int64_t)V_SMALL * j.threads : (int64_t)V_LARGE;
-    const int64_t most = MAX(BLOCK * j.threads, bytes / 4 / j.places / j.ldv / BLOCK * BLOCK);
+    j.ldm = j.group * NR + PAD;
+    const int64_t bytes = j.group == j.panels ? (int64_t)SMALL * j.threads : (int64_t)LARGE;
+    const int64_t most = MAX(LEAST * j.threads, bytes / 4 / j.places / (j.ldv + j.ldm));
     j.span = over(over(j.tiles, over(j.tiles, most)), MR) * MR;
-    /* blocks that share the span evenly, and enough of them */
-    int64_t blocks = over(j.span, BLOCK);
-    const int64_t strips = over(j.group, WIDTH);
-    if (blocks * strips < 4 * j.threads)
-        blocks = MIN(over(4 * j.threads, strips), over(j.span, MR));
-    j.block = over(over(j.span, blocks), MR) * MR;
+    j.block = over(over(j.span, over(j.span, BLOCK)), MR) * MR;
+    const int64_t tasks = j.places * over(j.span, j.block); /* of all panels: more if those are too few */
+    j.strip = over(j.group, over(4 * j.threads, tasks));
     return j;
 }
 
@@ -119,7 +122,7 @@ static size_t v_bytes(const Job *j)
 }
 static size_t m_bytes(const Job *j)
 {
-    return (size_t)(j->places * m_place(j)) * sizeof(float);
+    return round64((size_t)(j->places * m_place(j)) * sizeof(float));
 }
 static size_t zero_bytes(const Job *j)
 {
@@ -129,7 +132,7 @@ static size_t zero_bytes(const Job *j)
 size_t VEC(winograd_scratch)(const Cx *cx, const Call *call)
 {
     const Job j = job_of(cx, call);
-    return u_bytes(&j) + v_bytes(&j) + (size_t)cx->threads * m_bytes(&j) + zero_bytes(&j);
+    return u_bytes(&j) + v_bytes(&j) + m_bytes(&j) + zero_bytes(&j);
 }
 
 /* Per tile and channel: products, and 12 additions for each line of six going in, 10 coming out. */
@@ -310,44 +313,59 @@ INLINE void output_tile(const Job *j, const int across, const Target *to, const 
     }
 }
 
-/* Tiles [b0, b0 + n) of the span that begins at t0, for `count` panels from `panel` on, packed at u. */
-static void run_task(const Job *j, int64_t t0, int64_t b0, int64_t n, int64_t panel, int64_t count,
-                     const float *u, float *m)
+/* Place f of tiles [b0, b0 + n) of the span, for panels [p0, p1) of the group. */
+static void run_products(const Job *j, int f, int64_t b0, int64_t n, int64_t p0, int64_t p1)
 {
-    const int64_t ldm = WIDTH * NR;
-    for (int f = 0; f < j->places; f++)
-        for (int64_t p = 0; p < count; p++)
-            for (int64_t k = 0; k < j->s.I; k += DEPTH)
-                product(j->v + f * v_place(j) + b0 * j->ldv + k, j->ldv,
-                        u + p * panel_floats(j) + f * u_place(j) + k * NR, MIN(DEPTH, j->s.I - k),
-                        m + f * m_place(j) + p * NR, ldm, n, k > 0);
-    const int64_t c0 = panel * NR, c1 = MIN(j->s.wide, (panel + count) * NR);
-    for (int64_t t = 0; t < n; t++) {
-        Target to;
-        find_target(j, t0 + b0 + t, &to);
-        for (int64_t c = c0; c < c1; c += VL)
-            if (j->across == 1)
-                output_tile(j, 1, &to, m + t * ldm + c - c0, c, c1 - c);
-            else
-                output_tile(j, 6, &to, m + t * ldm + c - c0, c, c1 - c);
-    }
+    for (int64_t k = 0; k < j->s.I; k += DEPTH)
+        for (int64_t p = p0; p < p1; p++)
+            product(j->v + f * v_place(j) + b0 * j->ldv + k, j->ldv,
+                    j->u + p * panel_floats(j) + f * u_place(j) + k * NR, MIN(DEPTH, j->s.I - k),
+                    j->m + f * m_place(j) + b0 * j->ldm + p * NR, j->ldm, n, k > 0);
 }
 
-/* Called by every thread of a team, as run_span: the loops' ends wait for all. */
+/* Tile `at` of the span that begins at t0, for `count` panels from `first` on. */
+static void run_results(const Job *j, int64_t t0, int64_t at, int64_t first, int64_t count)
+{
+    Target to;
+    find_target(j, t0 + at, &to);
+    const int64_t c0 = first * NR, c1 = MIN(j->s.wide, (first + count) * NR);
+    const float *m = j->m + at * j->ldm;
+    for (int64_t c = c0; c < c1; c += VL)
+        if (j->across == 1)
+            output_tile(j, 1, &to, m + c - c0, c, c1 - c);
+        else
+            output_tile(j, 6, &to, m + c - c0, c, c1 - c);
+}
+
+/* Called by every thread of a team, as run_span: the loops' ends wait for all. Both halves of a panel are one
+ * thread's: with 32-byte vectors they share cache lines. */
 static void make_u(const Job *j, int64_t first, int64_t count)
 {
     const int64_t pieces = over(j->s.I, PIECE);
 #pragma omp for schedule(dynamic)
-    for (int64_t i = 0; i < count * pieces * 2; i++) {
-        const int64_t p = i / 2 / pieces, i0 = i / 2 % pieces * PIECE;
-        transform_half(j, first + p, (int)(i % 2), i0, MIN(i0 + PIECE, j->s.I), j->u + p * panel_floats(j));
+    for (int64_t i = 0; i < count * pieces; i++) {
+        const int64_t p = i / pieces, i0 = i % pieces * PIECE, i1 = MIN(i0 + PIECE, j->s.I);
+        for (int h = 0; h < 2; h++)
+            transform_half(j, first + p, h, i0, i1, j->u + p * panel_floats(j));
     }
+}
+
+static void run_group(const Job *j, int64_t t0, int64_t n, int64_t first, int64_t count)
+{
+    const int64_t blocks = over(n, j->block), strips = over(count, j->strip);
+#pragma omp for schedule(dynamic)
+    for (int64_t i = 0; i < j->places * blocks * strips; i++) {
+        const int64_t b0 = i / strips % blocks * j->block, p0 = i % strips * j->strip;
+        run_products(j, (int)(i / strips / blocks), b0, MIN(j->block, n - b0), p0, MIN(p0 + j->strip, count));
+    }
+#pragma omp for schedule(dynamic, 4)
+    for (int64_t t = 0; t < n; t++)
+        run_results(j, t0, t, first, count);
 }
 
 static void run_span(const Job *j, int64_t t0, bool new_u)
 {
-    const int64_t n = MIN(j->span, j->tiles - t0), blocks = over(n, j->block);
-    float *m = j->m + (size_t)omp_get_thread_num() * m_bytes(j) / sizeof(float);
+    const int64_t n = MIN(j->span, j->tiles - t0);
 #pragma omp for schedule(dynamic, 8)
     for (int64_t t = 0; t < n; t++)
         transform_tile(j, t0 + t, t);
@@ -355,13 +373,7 @@ static void run_span(const Job *j, int64_t t0, bool new_u)
         const int64_t count = MIN(j->group, j->panels - first);
         if (new_u)
             make_u(j, first, count);
-        const int64_t strips = over(count, WIDTH);
-#pragma omp for schedule(dynamic)
-        for (int64_t i = 0; i < blocks * strips; i++) {
-            const int64_t b0 = i / strips * j->block, p = i % strips * WIDTH;
-            run_task(j, t0, b0, MIN(j->block, n - b0), first + p, MIN(WIDTH, count - p),
-                     j->u + p * panel_floats(j), m);
-        }
+        run_group(j, t0, n, first, count);
     }
 }
 
@@ -376,7 +388,7 @@ int VEC(winograd)(Cx *cx, const Call *call)
     j.u = (float *)call->tmp;
     j.v = (float *)(call->tmp + u_bytes(&j));
     j.m = (float *)(call->tmp + u_bytes(&j) + v_bytes(&j));
-    j.zeros = j.m + (size_t)cx->threads * m_bytes(&j) / sizeof(float);
+    j.zeros = j.m + m_bytes(&j) / sizeof(float);
     memset(j.zeros, 0, zero_bytes(&j));
 #pragma omp parallel num_threads(j.threads)
     for (int64_t t0 = 0; t0 < j.tiles; t0 += j.span)
