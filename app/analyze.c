@@ -215,7 +215,7 @@ const Command command_analyze = {
     .usage = "analyze snr|leak|filters|realnoise|passes [CLIP...] [flags]",
     .help = "shows what FreeInit rests on: how much of a clip survives in its noise, band by band",
     .options = options,
-    .takes_settings = true,
+    .settings = gimbal_setting_options,
     .more =
         "snr CLIP...  signal to noise in each band of spatio-temporal frequency, when clips are diffused: of "
         "a\n"

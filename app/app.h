@@ -7,12 +7,13 @@
  *   fault.c     a model file that shrinks while it is mapped
  *   preview.c   a picture of the running clip                manual.c  man page and completions
  *   resume.c    the state of a running clip beside OUT
- *   file.c      files that appear whole or not at all
+ *   file.c      files that appear whole or not at all     prompts.c  prompts in a file
  *   output.c    where pictures go: a clip through media.h, or a tensor in a safetensors file
  *   clip.c      one clip of generate, from settings to files      recipe.c  recipes in and out of files
  *   video.c     the clip that generate --video begins from
  *   image.c     the picture that generate --image begins from, and a camera moving over it
  *   generate.c decode.c info.c sheet.c tokenize.c encode_text.c noise.c bench.c   one subcommand each
+ *   train.c and what belongs to it     see train.h
  *   measure.c and what belongs to it   see measure.h
  *
  * stdout holds results only; words go to stderr. A function returns GIMBAL_OK or an error code with *err
@@ -36,7 +37,7 @@
 
 /* ---- subcommands: main.c ----------------------------------------------------------------- */
 
-enum { TABLE_ROOM = 64 };
+enum { TABLE_ROOM = 96 };
 
 /* The command line of one subcommand, taken apart. Texts are argv's. */
 typedef struct {
@@ -51,18 +52,18 @@ typedef struct {
 } Args;
 
 /* A subcommand is a constant struct and a line in COMMANDS. `options` fill a struct of the subcommand's own;
- * when takes_settings, it begins with a gimbal_settings and the flags of gimbal_setting_options come first.
- */
+ * where there are settings, it begins with the library's struct of them, whose flags come first. */
 typedef struct {
     const char *name, *usage, *help;
     const gimbal_option *options;
-    bool takes_settings;
+    const gimbal_option *(*settings)(void); /* gimbal_setting_options, gimbal_train_options, or NULL */
     const char *more; /* end of its --help, or NULL */
     int (*run)(const Args *, gimbal_error *);
 } Command;
 #define COMMANDS(X)                                                                                          \
     X(generate)                                                                                              \
-    X(decode) X(noise) X(info) X(sheet) X(tokenize) X(encode_text) X(bench) X(measure) X(compare) X(analyze)
+    X(decode)                                                                                                \
+    X(train) X(noise) X(info) X(sheet) X(tokenize) X(encode_text) X(bench) X(measure) X(compare) X(analyze)
 #define COMMAND_EXTERN(name) extern const Command command_##name;
 COMMANDS(COMMAND_EXTERN)
 const Command *command_at(int i); /* NULL past the end */
@@ -76,8 +77,7 @@ int fail_memory(gimbal_error *);
 
 /* Takes argv apart: --name value, --name=value, -o value, -- ends flags. EUSAGE names what is wrong. */
 int args_read(Args *, const Command *, int argc, char **argv, gimbal_error *);
-/* Own options to their defaults, then the flags in order. The gimbal_settings in front are left to the
- * caller. */
+/* Own options to their defaults, then the flags in order. The settings in front are left to the caller. */
 void args_defaults(const Command *, void *object);
 int args_apply(const Args *, void *object, gimbal_error *);
 bool args_has(const Args *, const char *name);
@@ -125,7 +125,12 @@ typedef struct {
 Progress progress_begin(bool quiet);
 /* Draws or prints one state; nonzero when the run should stop. */
 int progress_show(Progress *, const gimbal_progress *);
+/* Work that is not sampling: `state` behind a bar on a terminal, where `last` is always drawn; elsewhere a line
+ * when `last` says so. share: 0..1 of the work that is done. */
+void progress_line(Progress *, double share, const char *state, bool last);
 void progress_clear(Progress *);
+/* "0:07", "1:02:03"; "?" while unknown (below 0). */
+const char *print_time(double seconds, char out[32]);
 
 double clock_seconds(void);
 /* "61 MB", "1.3 GB" */
@@ -135,6 +140,8 @@ const char *print_bytes(uint64_t bytes, char out[24]);
  * ends the program at once. */
 void signals_install(void);
 void signals_watch(gimbal_session *);
+/* The same with a trainer, which is asked to stop; SIGUSR1 means that too then, because mpirun passes it on. */
+void signals_watch_trainer(gimbal_trainer *);
 /* While it is so (a model is opened, a cost estimated: calls that cannot be cancelled), the first signal ends
  * the program at once too. */
 void signals_nothing_begun(bool so);
@@ -144,6 +151,11 @@ int check_signals(gimbal_error *);
 /* For another handler: remembers `number` and cancels what is watched; false: nothing is, or nothing begun.
  */
 bool signals_stop(int number);
+
+/* ---- contact sheets: sheet.c -------------------------------------------------------------- */
+
+/* A PNG of clips below each other as rows of frames, evenly spaced in time. EFORMAT, EIO, ECANCEL. */
+int sheet_write(const char *const *clips, int n, int columns, const char *path, gimbal_error *);
 
 /* ---- mapped files that shrink: fault.c --------------------------------------------------- */
 
@@ -176,6 +188,15 @@ int output_put(Output *, const uint8_t *rgb, gimbal_error *);
 int output_close(Output *, gimbal_error *);
 void output_drop(Output *); /* nothing to do after a close */
 uint64_t output_bytes(const char *path, int width, int height, int frames);
+
+/* ---- prompts: prompts.c ------------------------------------------------------------------ */
+
+/* EUSAGE names `what` when the text (NULL is fine) is not UTF-8. */
+int check_utf8(const char *what, const char *text, gimbal_error *);
+/* The lines of a file, empty ones passed over: *text owns them; free both, also on error. flag: for messages.
+ * EIO, EFORMAT; EUSAGE: no prompt in it. */
+int prompts_read(const char *flag, const char *path, char **text, const char ***prompts, int *n,
+                 gimbal_error *);
 
 /* ---- one model, latents in files: recipe.c ----------------------------------------------- */
 

@@ -46,7 +46,7 @@ int unknown_word(const char *const *words, const char *what, const char *word, g
 static int join_tables(Args *args, const Command *command, gimbal_error *err)
 {
     const gimbal_option *parts[] = {command->options,
-                                    command->takes_settings ? gimbal_setting_options() : NULL};
+                                    command->settings ? command->settings() : NULL};
     int n = 0;
     for (int i = 0; i < 2; i++)
         for (const gimbal_option *o = parts[i]; o && o->name; o++) {
@@ -202,9 +202,9 @@ void print_command_help(const Command *command, FILE *out)
 {
     fprintf(out, "usage: gimbal %s\n\n%s\n\n", command->usage, command->help);
     print_options(command->options, "--", out);
-    if (command->takes_settings) {
+    if (command->settings) {
         fputs("\nsettings (without one, the model's own default holds)\n", out);
-        print_options(gimbal_setting_options(), "--", out);
+        print_options(command->settings(), "--", out);
     }
     if (command->more)
         fprintf(out, "\n%s", command->more);

@@ -8,7 +8,6 @@
  * Refuses to know how a clip is made (clip.c). */
 #include "app/app.h"
 
-#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -93,15 +92,6 @@ typedef struct {
 
 /* ---- what can be refused without a model ------------------------------------------------- */
 
-static int check_utf8(const char *what, const char *text, gimbal_error *err)
-{
-    json_t *valid = text ? json_string(text) : NULL;
-    json_decref(valid);
-    return !text || valid
-               ? GIMBAL_OK
-               : complain(err, GIMBAL_EUSAGE, "convert it: iconv -t UTF-8", "%s is not UTF-8", what);
-}
-
 static int check_prompts(const Flags *f, gimbal_error *err)
 {
     if (f->prompts && f->s.prompt)
@@ -170,58 +160,13 @@ static int check_flags(const Args *args, const Flags *f, gimbal_error *err)
     return check_outputs(f, err);
 }
 
-/* ---- prompts of a file ------------------------------------------------------------------- */
-
-static int read_text(const char *path, char **out, gimbal_error *err)
-{
-    enum { MOST = 1 << 24 };
-    FILE *file = fopen(path, "rb");
-    size_t n = 0;
-    *out = file ? malloc(MOST + 1) : NULL;
-    if (*out)
-        n = fread(*out, 1, MOST + 1, file);
-    const bool failed = file && ferror(file);
-    const int reason = errno;
-    if (file)
-        fclose(file);
-    if (!file || failed)
-        return complain(err, GIMBAL_EIO, NULL, "--prompts %s: %s", path, strerror(reason));
-    if (!*out)
-        return fail_memory(err);
-    if (n > MOST)
-        return complain(err, GIMBAL_EFORMAT, NULL, "--prompts %s: larger than %d bytes", path, MOST);
-    (*out)[n] = 0;
-    return strlen(*out) == n ? GIMBAL_OK
-                             : complain(err, GIMBAL_EFORMAT, NULL, "--prompts %s: holds a zero byte", path);
-}
-
-/* One prompt a line; empty lines are none. */
-static int split_prompts(Job *job, gimbal_error *err)
-{
-    size_t lines = 1;
-    for (const char *c = job->prompt_file; *c; c++)
-        lines += *c == '\n';
-    job->prompts = calloc(lines, sizeof *job->prompts);
-    if (!job->prompts)
-        return fail_memory(err);
-    char *rest;
-    for (char *line = strtok_r(job->prompt_file, "\r\n", &rest); line; line = strtok_r(NULL, "\r\n", &rest)) {
-        char what[64];
-        job->prompts[job->n_prompts++] = line;
-        snprintf(what, sizeof what, "prompt %d of --prompts", job->n_prompts);
-        TRY(check_utf8(what, line, err));
-    }
-    return job->n_prompts
-               ? GIMBAL_OK
-               : complain(err, GIMBAL_EUSAGE, NULL, "--prompts %s: no prompt in it", job->flags.prompts);
-}
+/* ---- prompts -------------------------------------------------------------------------------- */
 
 static int find_prompts(Job *job, gimbal_error *err)
 {
-    if (job->flags.prompts) {
-        TRY(read_text(job->flags.prompts, &job->prompt_file, err));
-        return split_prompts(job, err);
-    }
+    if (job->flags.prompts)
+        return prompts_read("--prompts", job->flags.prompts, &job->prompt_file, &job->prompts,
+                            &job->n_prompts, err);
     job->prompts = calloc(1, sizeof *job->prompts);
     job->n_prompts = 1;
     return job->prompts ? GIMBAL_OK : fail_memory(err);
@@ -623,7 +568,7 @@ const Command command_generate = {
     .help =
         "Turns a prompt into a clip. Prints OUT, or with --json a JSON object with all settings and figures.",
     .options = options,
-    .takes_settings = true,
+    .settings = gimbal_setting_options,
     .more =
         "registries with knobs of their own: gimbal help noise, gimbal help reinit, gimbal help sampler\n"
         "example: gimbal generate --model models/toyworld --prompt \"a large red circle moving right over a\n"

@@ -17,7 +17,7 @@ static const gimbal_option *flag_at(const Command *command, int i)
     for (; o && o->name; o++)
         if (i-- == 0)
             return o;
-    for (o = command->takes_settings ? gimbal_setting_options() : NULL; o && o->name; o++)
+    for (o = command->settings ? command->settings() : NULL; o && o->name; o++)
         if (i-- == 0)
             return o;
     return NULL;
@@ -87,9 +87,9 @@ static void roff_command(const Command *command)
     roff(command->help);
     putchar('\n');
     roff_options(command->options, "--");
-    if (command->takes_settings) {
+    if (command->settings) {
         fputs(".PP\nSettings; without one, the model's own default holds:\n", stdout);
-        roff_options(gimbal_setting_options(), "--");
+        roff_options(command->settings(), "--");
     }
     if (command->more) {
         fputs(".PP\n.nf\n", stdout);

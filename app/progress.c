@@ -1,7 +1,7 @@
 /* progress.c: the line on stderr that says how far a run is, the memory seen on the way, and Ctrl-C.
  *
  * On a terminal one line is redrawn at most ten times a second; elsewhere every step is a line of its own.
- * Signals reach a run through three words that a handler may touch. They are this program's only mutable
+ * Signals reach a run through four words that a handler may touch. They are this program's only mutable
  * globals, because a signal handler is given nothing else.
  * Refuses to know what is being made. */
 #include "app/app.h"
@@ -59,8 +59,7 @@ void progress_clear(Progress *p)
     fflush(stderr);
 }
 
-/* "0:07", "1:02:03"; "?" while unknown. */
-static const char *print_time(double seconds, char out[32])
+const char *print_time(double seconds, char out[32])
 {
     const long s = seconds < 0 ? 0 : (long)(seconds + 0.5);
     if (seconds < 0)
@@ -92,14 +91,12 @@ static int columns(void)
     return !ioctl(STDERR_FILENO, TIOCGWINSZ, &size) && size.ws_col ? size.ws_col : 80;
 }
 
-static void redraw(Progress *p, const gimbal_progress *s)
+static void redraw(Progress *p, double share, const char *state)
 {
     enum { BAR = 24 };
     static const char full[] = "########################", empty[] = "------------------------";
-    char state[128], line[192];
-    const int done = s->pass ? s->calls : s->step, all = s->pass ? s->total_calls : s->steps;
-    const int filled = all > 0 ? (int)((long)BAR * done / all) : 0;
-    print_state(s, state, sizeof state);
+    char line[256];
+    const int filled = (int)(BAR * share);
     snprintf(line, sizeof line, "[%.*s%.*s] %s", filled, full, BAR - filled, empty, state);
     int n = (int)strlen(line), room = columns() - 1;
     n = n < room ? n : room; /* a line that wraps cannot be redrawn */
@@ -109,34 +106,47 @@ static void redraw(Progress *p, const gimbal_progress *s)
     p->drawn = clock_seconds();
 }
 
-/* The last state of a stage is always drawn. */
-static void show(Progress *p, const gimbal_progress *s)
-{
-    char state[128];
-    const bool last = s->step == s->steps;
-    if (p->quiet || !strcmp(s->stage, "pass"))
-        return;
-    if (p->terminal && (last || clock_seconds() - p->drawn >= 0.1))
-        redraw(p, s);
-    else if (!p->terminal && (s->pass || last)) {
-        print_state(s, state, sizeof state);
-        fprintf(stderr, "%s\n", state);
-    }
-}
-
-int progress_show(Progress *p, const gimbal_progress *s)
+static void note_memory(Progress *p)
 {
     const uint64_t anon = anon_now();
     p->peak_anon = anon > p->peak_anon ? anon : p->peak_anon;
+}
+
+static void draw(Progress *p, double share, const char *state, bool last)
+{
+    if (p->quiet)
+        return;
+    if (p->terminal && (last || clock_seconds() - p->drawn >= 0.1))
+        redraw(p, share, state);
+    else if (!p->terminal && last)
+        fprintf(stderr, "%s\n", state);
+}
+
+void progress_line(Progress *p, double share, const char *state, bool last)
+{
+    note_memory(p);
+    draw(p, share, state, last);
+}
+
+/* The last state of a stage is always drawn; of sampling, every step has its line. */
+int progress_show(Progress *p, const gimbal_progress *s)
+{
+    char state[128] = "";
+    const int done = s->pass ? s->calls : s->step, all = s->pass ? s->total_calls : s->steps;
+    note_memory(p);
     p->last = *s;
     p->last.latents = NULL; /* valid during the call only */
-    show(p, s);
+    if (strcmp(s->stage, "pass")) {
+        print_state(s, state, sizeof state);
+        draw(p, all > 0 ? (double)done / all : 0, state, s->step == s->steps || (s->pass && !p->terminal));
+    }
     return signals_seen();
 }
 
 /* ---- signals ----------------------------------------------------------------------------- */
 
 static _Atomic(gimbal_session *) watched;
+static _Atomic(gimbal_trainer *) watched_trainer;
 static atomic_int signalled;
 static atomic_bool nothing_begun;
 
@@ -149,8 +159,11 @@ static void on_signal(int number)
     if (second || atomic_load(&nothing_begun))
         _exit(128 + number);
     gimbal_session *session = atomic_load(&watched);
+    gimbal_trainer *trainer = atomic_load(&watched_trainer);
     if (session)
         gimbal_cancel(session);
+    if (trainer)
+        gimbal_train_stop(trainer);
 }
 
 void signals_install(void)
@@ -169,6 +182,16 @@ void signals_watch(gimbal_session *session)
     atomic_store(&watched, session);
     if (session && atomic_load(&signalled))
         gimbal_cancel(session);
+}
+
+void signals_watch_trainer(gimbal_trainer *trainer)
+{
+    struct sigaction action = {.sa_handler = on_signal, .sa_flags = SA_RESTART};
+    sigemptyset(&action.sa_mask);
+    sigaction(SIGUSR1, &action, NULL);
+    atomic_store(&watched_trainer, trainer);
+    if (trainer && atomic_load(&signalled))
+        gimbal_train_stop(trainer);
 }
 
 void signals_nothing_begun(bool so)

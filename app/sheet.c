@@ -97,12 +97,12 @@ static int write_sheet(const Sheet *sheet, const char *path, gimbal_error *err)
     return code;
 }
 
-static int draw(Row *rows, int n, const Flags *flags, gimbal_error *err)
+static int draw(Row *rows, int n, int columns, const char *path, gimbal_error *err)
 {
     Sheet sheet = {.height = GAP};
     for (int i = 0; i < n; i++) {
         TRY(count_frames(&rows[i], err));
-        const int width = GAP + flags->columns * (rows[i].width + GAP);
+        const int width = GAP + columns * (rows[i].width + GAP);
         sheet.width = width > sheet.width ? width : sheet.width;
         sheet.height += rows[i].height + GAP;
         if (width > MOST_SIDE || sheet.height > MOST_SIDE)
@@ -117,9 +117,21 @@ static int draw(Row *rows, int n, const Flags *flags, gimbal_error *err)
     memset(sheet.rgb, gap_colour, bytes);
     int code = GIMBAL_OK;
     for (int i = 0, y = GAP; !code && i < n; y += rows[i++].height + GAP)
-        code = draw_row(&sheet, &rows[i], y, flags->columns, err);
-    code = code ? code : write_sheet(&sheet, flags->output, err);
+        code = draw_row(&sheet, &rows[i], y, columns, err);
+    code = code ? code : write_sheet(&sheet, path, err);
     free(sheet.rgb);
+    return code;
+}
+
+int sheet_write(const char *const *clips, int n, int columns, const char *path, gimbal_error *err)
+{
+    Row *rows = calloc((size_t)n, sizeof *rows);
+    if (!rows)
+        return fail_memory(err);
+    for (int i = 0; i < n; i++)
+        rows[i].path = clips[i];
+    const int code = draw(rows, n, columns, path, err);
+    free(rows);
     return code;
 }
 
@@ -133,14 +145,7 @@ static int run(const Args *args, gimbal_error *err)
     if (!flags.output || !ends_with(flags.output, ".png") || strchr(flags.output, '%'))
         return complain(err, GIMBAL_EUSAGE, "-o sheet.png", "-o must name one picture, a .png");
     TRY(output_check(flags.output, 1, err));
-    Row *rows = calloc((size_t)args->n_words, sizeof *rows);
-    if (!rows)
-        return fail_memory(err);
-    for (int i = 0; i < args->n_words; i++)
-        rows[i].path = args->words[i];
-    int code = draw(rows, args->n_words, &flags, err);
-    free(rows);
-    TRY(code);
+    TRY(sheet_write(args->words, args->n_words, flags.columns, flags.output, err));
     puts(flags.output);
     return flush_stdout(err);
 }

@@ -140,9 +140,12 @@ typedef struct {
                          standard deviation (Lin et al. 2023, section 3.4); not with cfg_image > 1 */
     int frame_stride; /* frames of the film between two of the clip: the larger, the faster the motion.
                          0: the model's own; EUSAGE for families that were not told of it */
+    double cfg_base;  /* guidance scale of the base network (VideoFusion); 0: cfg's */
     double eta;       /* DDIM's eta: 0 deterministic, 1 DDPM-like */
     double strength;  /* with `clip`: share of the steps that is run; 0 keeps the clip, 1 forgets it */
     uint64_t seed;
+    uint64_t base_seed; /* of the noise that all frames share alone ("shared", "mixed"), so that clips of other
+                           seeds have the same base, or clips of one seed other ones; 0: as seed. philox only */
     const char *rng;         /* "philox" (gimbal's own) or "torch" (PyTorch's CPU generator) */
     const char *sampler;     /* registry "sampler" */
     const char *spacing;     /* "leading", "linspace", "trailing" */
@@ -492,6 +495,156 @@ GIMBAL_API void gimbal_measure_free(gimbal_meter *); /* NULL is fine */
  * distance: out [400]. At least 9 frames. EMODEL without the network in `weights`. */
 GIMBAL_API int gimbal_measure_logits(const char *weights, const uint8_t *rgb, int frames, int width,
                                      int height, float *out, gimbal_error *err);
+
+/* ---- training ---------------------------------------------------------------------------- */
+
+/* Clips to learn from, by number. Functions are called on the trainer's thread, one at a time. */
+typedef struct {
+    int64_t count;
+    const char *identity; /* 64 hex digits that name the whole set: files, sizes, captions */
+    /* How many frames clip i has, at least 1, and its caption (UTF-8, "" is fine; valid until the next call).
+     * An error code: this clip cannot be used, *err says why; the trainer takes another and reports it. */
+    int (*look)(void *self, int64_t i, int *frames, const char **caption, gimbal_error *err);
+    /* Frames at[0], ..., at[n-1] of clip i, from 0, each as RGB [height][width][3] resized to cover that size
+     * and cropped to it. Codes as look's. */
+    int (*read)(void *self, int64_t i, const int *at, int n, int width, int height, uint8_t *rgb,
+                gimbal_error *err);
+    const char *(*name)(void *self, int64_t i); /* for messages; valid until the next call */
+    void (*close)(void *self);                  /* or NULL */
+    void *self;
+} gimbal_clips;
+
+/* Procedural clips of the bundled model's world: one coloured shape over a background, 16 frames of 128x128,
+ * 8 a second, and a caption; clip i is a function of first + i alone. spec: "count=4096,first=0", both may be
+ * absent. The caller calls out->close. EUSAGE, ENOMEM. */
+GIMBAL_API int gimbal_toyworld(const char *spec, gimbal_clips *out, gimbal_error *err);
+
+/* Several processes that learn together. All functions are called in the same order by every rank and give
+ * every rank the same bits. NULL in the trainer's arguments: alone. */
+typedef struct {
+    int rank, size;
+    /* x[n] becomes the sum over all ranks. */
+    int (*sum)(void *self, double *x, size_t n, gimbal_error *err);
+    /* Begins such a sum of floats, which goes on during the following calls of poll; x must stay. */
+    int (*sum_begin)(void *self, float *x, size_t n, gimbal_error *err);
+    void (*poll)(void *self);
+    /* Waits for everything that was begun. */
+    int (*sum_end)(void *self, gimbal_error *err);
+    /* x[n] of rank 0 to all. */
+    int (*share)(void *self, void *x, size_t bytes, gimbal_error *err);
+    void *self;
+} gimbal_ranks;
+
+/* Everything that decides what is learnt. Fill with gimbal_train_defaults, then change fields. Numbers below
+ * 0 and texts that are NULL: the recipe's own, or the model's. Texts are borrowed until gimbal_train_begin
+ * returns. */
+typedef struct {
+    size_t size;         /* sizeof(gimbal_train_settings), set by gimbal_train_defaults */
+    const char *recipe;  /* registry "recipe": "motion", "image", "consisti2v", "videofusion" */
+    const char *model;   /* model folder to begin from */
+    const char *motion;  /* motion adapter to begin from; NULL: the model folder's own */
+    int fresh;           /* 1: what is trained begins with random values, not with the file's */
+    const char *train;   /* which parameters: patterns with *, commas between; NULL: the recipe's */
+    int steps;           /* optimiser steps */
+    int batch;           /* clips per step, over all ranks */
+    int micro;           /* clips of one forward and backward; batch is a multiple of ranks x micro */
+    int frames, frame_stride, width, height; /* of what is learnt; frame_stride of the source's frames */
+    double flip;         /* probability of mirroring a clip (text that says left or right then lies) */
+    double lr, base_lr;  /* learning rate; videofusion: of the residual's network, and of the base's */
+    const char *schedule; /* "constant", "linear", "cosine", "cosine_with_restarts", "polynomial",
+                             "piecewise:1:10,0.1:20,0.01", as diffusers computes them */
+    int warmup;          /* optimiser steps from factor 0 to 1 */
+    double beta1, beta2, eps, decay; /* AdamW (Loshchilov and Hutter 2019), as PyTorch computes it */
+    double clip;         /* largest global norm of the gradient; 0: not clipped */
+    double ema;          /* largest decay of the running mean of parameters; 0: none */
+    int ema_warmup;      /* 0: decay (1+s)/(10+s); 1: 1 - (1+s)^-ema_power (diffusers' EMAModel) */
+    double ema_power;
+    double snr_gamma;    /* min-SNR weighting (Hang et al. 2023); 0: none */
+    double caption_dropout, image_dropout; /* probability of the empty caption; of no first frame */
+    double noise_offset; /* of one normal number a clip and channel */
+    const char *prediction; /* "epsilon", "v_prediction"; NULL: the model's */
+    const char *betas;      /* as in gimbal_settings */
+    const char *motion_norm;
+    const char *noise;   /* registry "noise": of the noise that is learnt from; NULL: white */
+    double lambda;       /* videofusion: share of the base noise off the key frame, in [0, 1) */
+    int key_frame;       /* videofusion: counted from 0; the recipe's own is floor(frames / 2) - 1 */
+    const char *residual; /* videofusion: how the residual's network of an image model begins: "base": as the
+                             base's, and reads its frames at unit variance; "new": at random */
+    int freeze_base;     /* videofusion: 1: the base is not trained */
+    int stop_gradient;   /* videofusion: 0: as in the ablation, gradients of the residual reach the base */
+    uint64_t seed;
+    const char *dtype;   /* as in gimbal_settings; masters, moments, norms and sums stay float32 */
+    int recompute;       /* 1: blocks keep their inputs only and run again in backward; 0: not; -1: where memory
+                            is short. Gradients are the same to the bit */
+    int threads;
+    int save_every;      /* steps between checkpoints */
+    int keep;            /* checkpoints that stay; 0: all */
+    int validate_every;  /* steps between looks at the validation set; 0: never */
+    int validation;      /* clips of it: the last ones of the data, which are never learnt from */
+    const char *save_type; /* "F32", "F16", "BF16": of exported weights */
+    const char *cache;   /* folder for encoded frames and captions; NULL: output/cache; "none": no cache */
+    int allow_change;    /* resuming: another batch, data set or schedule is allowed, and noted */
+} gimbal_train_settings;
+
+/* The table behind it: names are the command line's long flags without dashes. */
+GIMBAL_API const gimbal_option *gimbal_train_options(void);
+/* All fields to what the table says, then those that a recipe decides (NULL: "motion"). EUSAGE. */
+GIMBAL_API int gimbal_train_defaults(gimbal_train_settings *, const char *recipe, gimbal_error *err);
+
+/* What training would need: bytes of this process. activations: planned tensors and scratch, with and without
+ * recomputation, for one micro-batch. */
+typedef struct {
+    int64_t parameters, trained, tensors;  /* of the networks; those that learn; their number */
+    uint64_t weights_bytes;                /* mapped files of the networks */
+    uint64_t master_bytes, gradient_bytes, moment_bytes, ema_bytes;
+    uint64_t activation_bytes, recompute_bytes; /* without and with recomputation */
+    uint64_t anon_bytes;                   /* predicted peak of anonymous memory, as settings say */
+    uint64_t limit_bytes;                  /* as in gimbal_cost */
+    double flops;                          /* of a clip's forward, backward and recomputation */
+    double seconds;                        /* predicted, of one optimiser step of this rank */
+} gimbal_train_cost;
+GIMBAL_API int gimbal_train_predict(const gimbal_train_settings *, int ranks, gimbal_train_cost *out,
+                                    gimbal_error *err);
+
+/* What happens while a trainer runs. Numbers that are not known are NaN, texts NULL. */
+typedef enum {
+    GIMBAL_TRAIN_NOTE,  /* `text`: something worth knowing (a clip that could not be read) */
+    GIMBAL_TRAIN_CACHE, /* latents are being encoded: clip `done` of `total` */
+    GIMBAL_TRAIN_MICRO, /* within a step: `done` of `total` micro-batches */
+    GIMBAL_TRAIN_STEP,  /* an optimiser step is finished */
+    GIMBAL_TRAIN_VALID, /* the validation set was looked at: `band` */
+    GIMBAL_TRAIN_SAVED  /* a checkpoint is on disk: `text` is its folder */
+} gimbal_train_what;
+enum { GIMBAL_TRAIN_BANDS = 5 }; /* equal parts of the timesteps, the clearest first */
+typedef struct {
+    gimbal_train_what what;
+    int step, steps, done, total;
+    double loss;            /* of this step, unweighted by min-SNR where that is on: `weighted` is what is learnt */
+    double weighted;
+    double norm, base_norm; /* of the gradient, before clipping; of the base network (videofusion) */
+    double lr, clips_per_second, elapsed, eta;
+    double band[GIMBAL_TRAIN_BANDS]; /* losses by timestep: of this step's clips, or of the validation set */
+    const char *text;
+} gimbal_train_event;
+
+typedef struct gimbal_trainer gimbal_trainer;
+/* Opens the model, plans a step, takes its memory and, with `resume`, the newest whole checkpoint of
+ * `output`, whose other ones are named in notes. output: a folder, made if it is not there; EUSAGE when it
+ * holds checkpoints and resume is 0. The clips and ranks must outlive the trainer. `event` may be NULL;
+ * nonzero from it stops after the step and its checkpoint. On success *out is the caller's, to be given to
+ * gimbal_train_end. EUSAGE: a setting, nothing to train, a checkpoint of another recipe; EMODEL; ENOMEM; EIO. */
+GIMBAL_API int gimbal_train_begin(gimbal_trainer **out, const gimbal_train_settings *, const gimbal_clips *,
+                                  const gimbal_ranks *, const char *output, int resume,
+                                  int (*event)(void *user, const gimbal_train_event *), void *user,
+                                  gimbal_error *err);
+/* Steps until all are made; a checkpoint every save_every steps and at the end. ECANCEL after gimbal_train_stop
+ * or when the callback says so: the step under way is finished and a checkpoint saved. EVALUE: the loss is not
+ * finite; names step and clip; the last checkpoint stays. EIO: after a failed save training goes on and tries
+ * again at the next one; the last one's failure is returned. */
+GIMBAL_API int gimbal_train_run(gimbal_trainer *, gimbal_error *err);
+GIMBAL_API void gimbal_train_stop(gimbal_trainer *); /* async-signal-safe */
+GIMBAL_API int gimbal_train_step(const gimbal_trainer *); /* optimiser steps made so far */
+GIMBAL_API void gimbal_train_end(gimbal_trainer *);       /* NULL is fine */
 
 /* ---- benchmarks -------------------------------------------------------------------------- */
 

@@ -93,7 +93,7 @@ static inline void write_clip(const char *path, int w, int h, int frames)
 }
 
 /* A file's name that takes a clip of this format. */
-static const char *clip_name(const media_format *format)
+static inline const char *clip_name(const media_format *format)
 {
     static char path[256];
     const char *number = format->pictures ? "%03d" : "";

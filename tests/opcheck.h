@@ -25,7 +25,8 @@ typedef struct {
     KvMap map[MAX_KV];
     int width;         /* of a line of positions, for KV_WINDOW */
     int64_t L[MAX_KV]; /* keys of each set (space) */
-    int64_t more;      /* channels of concat's second input; rows of OP_ROWS; rows of a table; frequencies */
+    int64_t more;      /* channels of concat's second input; rows of OP_ROWS; rows of a table; frequencies;
+                          1: weights of OP_MSE */
     int64_t H2, W2;    /* resize */
     bool no_ids;
     DType type; /* of weights in the file; shift: bytes off alignment; own: float32 in `own` instead */
@@ -94,6 +95,6 @@ const char *backend_label(const Backend *);
 const char *backend_method(const Backend *, const Cx *, const Call *);
 
 /* bench.c */
-int bench(const char *filter);
+int bench(const char *filter, bool back);
 
 #endif

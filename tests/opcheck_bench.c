@@ -1,5 +1,6 @@
-/* opcheck_bench.c: opcheck --bench: the best of a few runs of each case per backend, on all available
- * threads, backends taking turns so that a busy moment hits all of them.
+/* opcheck_bench.c: opcheck --bench, --bench-back: the best of a few runs of each case per backend, on all
+ * available threads, backends taking turns so that a busy moment hits all of them. Backward: all gradients
+ * ("dx dw"), and of operators with weights once more with these frozen ("dx").
  *
  *     case | backend/isa | how it is done | ms | GFLOP/s by the op's definition, or GB/s (inputs read once,
  *     result written once) | how many times oneDNN's speed, where both ran
@@ -59,7 +60,9 @@ static const Case timed[] = {
     {OP_NORM, .x = {16, 32, 32, 320}, .groups = 32, .per = 16, .act = ACT_SILU},
     {OP_NORM, .x = {16, 1024, 320}},
     {OP_NORM, .x = {32, 16, 16, 32}, .groups = 8, .per = 1, .act = ACT_SILU},
+    {OP_NORM, .x = {32, 16, 16, 64}, .groups = 8, .per = 16},
     {OP_NORM, .x = {32, 256, 32}},
+    {OP_NORM, .x = {32, 256, 128}},
     {OP_ATTN, .x = {16, 1024, 320}, .heads = 8, .frames = 16, .n_kv = 1, .L = {1024}},
     {OP_ATTN, .x = {16, 1024, 320}, .heads = 8, .frames = 16, .n_kv = 1, .map = {KV_CLIP}, .L = {77}},
     {OP_ATTN, .x = {16, 1024, 320}, .heads = 8, .frames = 16, .n_kv = 1, .in_time = true},
@@ -68,6 +71,11 @@ static const Case timed[] = {
     {OP_ATTN, .x = {32, 256, 32}, .heads = 2, .frames = 16, .n_kv = 1, .L = {256}},
     {OP_ATTN, .x = {32, 256, 32}, .heads = 2, .frames = 16, .n_kv = 1, .map = {KV_CLIP}, .L = {77}},
     {OP_ATTN, .x = {32, 256, 32}, .heads = 2, .frames = 16, .n_kv = 1, .in_time = true},
+    {OP_ATTN, .x = {32, 256, 64}, .heads = 2, .frames = 16, .n_kv = 1, .L = {256}},
+    {OP_ATTN, .x = {32, 256, 64}, .heads = 2, .frames = 16, .n_kv = 1, .in_time = true},
+    {OP_ATTN, .x = {32, 256, 128}, .heads = 2, .frames = 16, .n_kv = 1, .L = {256}},
+    {OP_ATTN, .x = {32, 256, 128}, .heads = 2, .frames = 16, .n_kv = 1, .in_time = true},
+    {OP_ATTN, .x = {32, 16, 128}, .heads = 2, .frames = 16, .n_kv = 1, .L = {16}},
     {OP_ATTN, .x = {16, 1024, 320}, .heads = 5, .frames = 16, .n_kv = 1, .L = {1024}},
     {OP_ATTN, .x = {16, 1024, 320}, .heads = 5, .frames = 16, .n_kv = 2, .map = {KV_SELF, KV_FIRST},
      .L = {1024, 1024}},
@@ -82,6 +90,16 @@ static const Case timed[] = {
     {OP_REPEAT, .x = {16, 32, 32, 320}, .more = 2},
     {OP_ROTATE, .x = {16, 1024, 320}, .frames = 16, .more = 80},
     {OP_BLEND, .x = {16, 32, 32, 320}},
+    {OP_CONV2D, .kh = 3, .kw = 3, .stride = 2, .pad = {1, 1, 1, 1}, .x = {32, 16, 16, 32}, .O = 32,
+     .bias = true},
+    {OP_LINEAR, .x = {32, 256, 32}, .O = 256, .bias = true},
+    {OP_LINEAR, .x = {32, 256, 128}, .O = 32, .bias = true},
+    {OP_LINEAR, .x = {32, 16, 128}, .O = 1024, .bias = true},
+    {OP_ACT, .x = {32, 256, 256}, .act = ACT_GEGLU},
+    {OP_ACT, .x = {32, 256, 32}, .act = ACT_SILU},
+    {OP_ADD, .x = {32, 256, 32}},
+    {OP_CONCAT, .x = {32, 16, 16, 32}, .more = 32},
+    {OP_RESIZE, .x = {32, 8, 8, 64}, .H2 = 16, .W2 = 16},
 };
 
 /* Seconds a case and backend; what the reference is asked to do; the speed over oneDNN's, and the distance
@@ -91,12 +109,12 @@ static const double BUDGET = 0.3, REF_FLOPS = 3e8, WANTED = 2.5, DISTANCE = 1e-5
 /* One column of the race. */
 typedef struct {
     const Backend *b;
-    bool bf16;
+    bool bf16, back, frozen;
     const char *method;
     double best; /* seconds */
 } Runner;
 
-enum { RUNNERS = 4 };
+enum { RUNNERS = 6 };
 
 static double flops_of(const Case *c, const Problem *p)
 {
@@ -129,29 +147,79 @@ static int enter(Runner r[RUNNERS], Cx *cx, Problem *p)
                 continue;
             const char *method = backend_method(*b, cx, &p->call);
             if ((!bf16 || strstr(method, "bf16")) && n < RUNNERS)
-                r[n++] = (Runner){*b, bf16, method, -1};
+                r[n++] = (Runner){*b, bf16, false, false, method, -1};
         }
     return n;
+}
+
+/* The same for gradients. The forward's multiply-adds are met once for each of input and weight. */
+static int enter_back(Runner r[RUNNERS], Cx *cx, Problem *p)
+{
+    const bool weights = p->in[W0].v != NULL;
+    int n = 0;
+    cx->bf16 = false;
+    for (const Backend *const *b = cpu_chain(); *b; b++)
+        for (int frozen = 0; frozen <= weights; frozen++) {
+            for (int i = W0; i <= BIAS; i++)
+                p->in[i].w.trainable = !frozen;
+            if (!(*b)->backward[p->c.op] || !(*b)->supports(cx, &p->call, true))
+                continue;
+            if (!strcmp((*b)->name, "ref") && flops_of(&p->c, p) > REF_FLOPS)
+                continue;
+            if (n < RUNNERS)
+                r[n++] = (Runner){*b, false, true, frozen, !weights ? "" : frozen ? "dx" : "dx dw", -1};
+        }
+    return n;
+}
+
+/* What runner r made: the result, or the first input's gradient. */
+static float *made_by(const Runner *r, const Problem *p, int64_t *count)
+{
+    const Operand *o = r->back ? &p->in[0] : &p->out;
+    *count = o->count;
+    return r->back ? o->gdata : o->data;
+}
+
+/* Gradients begin at 0; the result's are some numbers. */
+static void ready_gradients(Problem *p)
+{
+    for (int i = 0; i < OPERANDS; i++)
+        if (p->in[i].gdata)
+            memset(p->in[i].gdata, 0, (size_t)p->in[i].count * sizeof(float));
+    memcpy(p->out.gdata, p->out.data, (size_t)p->out.count * sizeof(float));
+}
+
+static bool run_once(const Runner *r, Cx *cx, Problem *p, bool first, double *took)
+{
+    for (int i = W0; r->back && i <= BIAS; i++)
+        p->in[i].w.trainable = !r->frozen;
+    if (r->back && first)
+        memset(p->in[0].gdata, 0, (size_t)p->in[0].count * sizeof *p->in[0].gdata);
+    p->call.flops = front_flops(&p->c, p) * (!r->back ? 1 : p->in[W0].v && r->frozen ? 1 : 2);
+    cx->bf16 = r->bf16;
+    const double start = seconds_now();
+    const int code = call_run(cx, r->b, &p->call, r->back);
+    *took = seconds_now() - start;
+    return !code;
 }
 
 /* Times all; *distance: relative rms between the results of vec and dnn, or -1. */
 static bool race(Runner *r, int n, Cx *cx, Problem *p, float *room, double *distance)
 {
     const double began = seconds_now();
-    double apart = 0, size = 0;
+    double apart = 0, size = 0, took;
     for (int i = 0; i < 50 && (i < 3 || seconds_now() - began < BUDGET * n); i++)
         for (int k = 0; k < n; k++) {
-            const double start = seconds_now();
-            cx->bf16 = r[k].bf16;
-            if (call_run(cx, r[k].b, &p->call, false))
+            int64_t count;
+            const float *made = made_by(&r[k], p, &count);
+            if (!run_once(&r[k], cx, p, i == 0, &took))
                 return false;
-            const double took = seconds_now() - start;
             r[k].best = r[k].best < 0 ? took : MIN(r[k].best, took);
             if (i == 0 && r[k].b->isa && !r[k].bf16)
-                memcpy(room, p->out.data, (size_t)p->out.count * sizeof *room);
-            for (int64_t j = 0; i == 0 && !strcmp(r[k].b->name, "dnn") && j < p->out.count; j++) {
-                apart += pow((double)room[j] - (double)p->out.data[j], 2);
-                size += pow((double)p->out.data[j], 2);
+                memcpy(room, made, (size_t)count * sizeof *room);
+            for (int64_t j = 0; i == 0 && !strcmp(r[k].b->name, "dnn") && j < count; j++) {
+                apart += pow((double)room[j] - (double)made[j], 2);
+                size += pow((double)made[j], 2);
             }
         }
     *distance = size > 0 && r[0].b->isa ? sqrt(apart / size) : -1;
@@ -167,41 +235,45 @@ static double bytes_of(const Problem *p)
 }
 
 /* Issue 5's convolutions. */
-static bool is_raced(const Case *c)
+static bool is_raced(const Case *c, const Runner *r)
 {
-    return c->op == OP_CONV2D && c->kh == 3 && c->stride == 1 && c->x[3] >= 64 && c->O >= 64 &&
+    return !r->back && c->op == OP_CONV2D && c->kh == 3 && c->stride == 1 && c->x[3] >= 64 && c->O >= 64 &&
            c->x[1] >= 8 && c->x[1] <= 64;
 }
 
 static void print_runner(const Case *c, const Problem *p, const Runner *r, const Runner *dnn)
 {
     char text[256];
-    const double flops = flops_of(c, p);
+    const double times = r->back && is_product(c->op) && !r->frozen ? 2 : 1, flops = flops_of(c, p) * times;
     case_text(c, text, sizeof text);
     printf("%-62s %-16s %-20s %9.3f ms %8.1f %s", text, backend_label(r->b), r->method, r->best * 1e3,
            (flops > 0 ? flops : bytes_of(p)) / r->best * 1e-9, flops > 0 ? "GFLOP/s" : "GB/s");
     if (dnn && dnn != r)
         printf("  %5.2fx dnn%s", dnn->best / r->best,
-               is_raced(c) && r->b->isa && dnn->best / r->best < WANTED ? " (below 2.5)" : "");
+               is_raced(c, r) && r->b->isa && dnn->best / r->best < WANTED ? " (below 2.5)" : "");
     printf("\n");
 }
 
 /* Returns whether all went well. */
-static bool bench_case(const Case *c, Problem *p, Cx *cx)
+static bool bench_case(const Case *c, Problem *p, Cx *cx, bool back)
 {
     Runner r[RUNNERS];
-    const Runner *dnn = NULL;
     double distance = -1;
-    problem_slim(p);
+    if (back)
+        ready_gradients(p);
+    else
+        problem_slim(p);
     p->call.flops = front_flops(c, p);
-    const int n = enter(r, cx, p);
-    float *room = calloc((size_t)p->out.count, sizeof *room);
+    const int n = back ? enter_back(r, cx, p) : enter(r, cx, p);
+    float *room = calloc((size_t)MAX(p->out.count, p->in[0].count), sizeof *room);
     bool good = room && n > 0 && race(r, n, cx, p, room, &distance);
     free(room);
-    for (int k = 0; good && k < n; k++)
-        dnn = !strcmp(r[k].b->name, "dnn") ? &r[k] : dnn;
-    for (int k = 0; good && k < n; k++)
+    for (int k = 0; good && k < n; k++) {
+        const Runner *dnn = NULL;
+        for (int i = 0; i < n; i++)
+            dnn = !strcmp(r[i].b->name, "dnn") && r[i].frozen == r[k].frozen ? &r[i] : dnn;
         print_runner(c, p, &r[k], dnn);
+    }
     if (good && cpu_chain()[0]->isa && !r[0].b->isa)
         good = false, printf("  FAILED: fell back to %s\n", r[0].b->name);
     if (distance > DISTANCE)
@@ -210,7 +282,7 @@ static bool bench_case(const Case *c, Problem *p, Cx *cx)
     return good;
 }
 
-int bench(const char *filter)
+int bench(const char *filter, bool back)
 {
     int failed = 0;
     for (int i = 0; i < COUNT(timed); i++) {
@@ -222,7 +294,7 @@ int bench(const char *filter)
         if (filter && !strstr(text, filter))
             continue;
         cx_init(&cx, cpu_chain(), 0, &err);
-        const bool good = problem_make(&p, &timed[i]) && bench_case(&timed[i], &p, &cx);
+        const bool good = problem_make(&p, &timed[i]) && bench_case(&timed[i], &p, &cx, back);
         if (!good)
             failed++, printf("%s: failed %s\n", text, err.msg);
         problem_free(&p);

@@ -41,6 +41,22 @@ static Case conv_kernels(int i)
                   .gap = i % 4 == 3 ? 5 : 0};
 }
 
+/* Kernels that step over pixels, and such that see pixels unevenly often. */
+static Case strides(int i)
+{
+    static const int kernels[][2] = {{1, 1}, {2, 2}, {2, 3}, {4, 4}, {5, 5}};
+    const int *k = kernels[i % COUNT(kernels)];
+    return (Case){OP_CONV2D,
+                  .x = {1 + i % 2, 5 + i % 4, 6 + i % 5, odd[i % ODD]},
+                  .O = odd[(i + 3) % ODD],
+                  .kh = k[0],
+                  .kw = k[1],
+                  .stride = 2 + i / COUNT(kernels) % 3,
+                  .pad = {i % 3, i / 2 % 3, i / 3 % 4, i % 2},
+                  .bias = i % 2,
+                  .gap = i % 3};
+}
+
 static Case linears(int i)
 {
     static const int64_t rows[] = {1, 2, 3, 5, 7, 11, 13, 25, 37};
@@ -61,7 +77,8 @@ static Case convts(int i)
                   .bias = true};
 }
 
-/* Groups of one channel, one group, rows by themselves; over one frame and over all. */
+/* Groups of one channel, one group, rows by themselves; over one frame and over all. Of a single value nothing
+ * is left but rounding errors, 1 / sqrt(eps) = 316 times as large in gradients. */
 static Case norms(int i)
 {
     static const int64_t widths[] = {1, 3, 4, 5, 17, 33, 100, 320};
@@ -73,7 +90,8 @@ static Case norms(int i)
                                          : (int)C,
                   .per = i % 4 < 2 ? 1 : 4,
                   .act = i % 2 ? ACT_SILU : ACT_NONE,
-                  .gap = i % 5 ? 0 : 3};
+                  .gap = i % 5 ? 0 : 3,
+                  .loose = C == 1 ? 4 : 1};
 }
 
 static Case small_ops(int i)
@@ -270,6 +288,24 @@ static Case winograd_cuts(int i)
     };
 }
 
+/* More rows and channels than gradients of weights sum up at a time. */
+static Case long_sums(int i)
+{
+    static const Case kinds[] = {
+        {OP_LINEAR, .x = {1, 2100, 17}, .O = 33, .bias = true, .row = true, .per = 700},
+        {OP_LINEAR, .x = {700, 40}, .O = 400, .bias = true, .gap = 3},
+        {OP_LINEAR, .x = {2, 150, 33}, .O = 70, .bias = true, .act = ACT_GEGLU},
+        {OP_LINEAR, .x = {300, 288}, .O = 8, .scale = 0.5f, .add = true},
+        {CONV1, .x = {3, 20, 21, 33}, .O = 200, .bias = true},
+        {CONV, .x = {5, 17, 13, 20}, .O = 36, .bias = true, .row = true, .per = 221},
+        {CONV, .x = {2, 9, 12, 70}, .O = 210},
+        {OP_CONV2D, .x = {5, 33, 31, 20}, .O = 17, .kh = 3, .kw = 3, .stride = 2, .pad = {1, 1, 1, 1}},
+        {CONVT, .x = {24, 9, 7, 20}, .O = 36, .frames = 8, .bias = true, .gap = 5},
+        {OP_ROWS, .x = {4, 300, 37}, .per = 150, .more = 3, .gap = 2},
+    };
+    return kinds[i];
+}
+
 static const struct {
     int count;
     Case (*make)(int);
@@ -289,6 +325,8 @@ static const struct {
     {18, bf16_linears},
     {15, bf16_attentions},
     {4, winograd_cuts},
+    {30, strides},
+    {10, long_sums},
 };
 
 int hostile_count(void)

@@ -260,9 +260,11 @@ static bool make_rest(Problem *p, int64_t *out, int *nd)
     case OP_ADD:
         p->call.n_in = 2;
         return tensor(&p->in[1], *nd, second, c);
-    default: /* mse: the target gets no gradient */
-        p->call.n_in = 2;
-        out[0] = 1, *nd = 1;
+    default: /* mse: target and weights get no gradient */
+        p->call.n_in = c->more ? 3 : 2;
+        out[0] = 1 + (c->more ? c->x[0] : 0), *nd = 1;
+        if (c->more && !tensor_of(&p->in[2], 1, c->x, 0, false, c->x_values))
+            return false;
         return tensor_of(&p->in[1], dims(c->x), second, c->gap, false, c->x_values);
     }
 }

@@ -157,6 +157,8 @@ static const Case cases[] = {
     {OP_EMBED, .x = {9, 13}, .more = 16, .no_ids = true, .ref_only = true},
     {OP_EMBED, .x = {9, 13}, .more = 9, .own = true, .ref_only = true},
     {OP_MSE, .x = {3, 5, 7}, .gap = 2, .ref_only = true},
+    {OP_MSE, .x = {3, 5, 7}, .gap = 2, .more = 1, .ref_only = true},
+    {OP_MSE, .x = {1, 2, 3, 5}, .more = 1, .ref_only = true},
 };
 
 /* Every epilogue of a linear and of a 3x3 convolution: activation, then bit by bit bias, row, addition,

@@ -239,6 +239,21 @@ static void small_ops(const Problem *p, double *out)
     }
 }
 
+/* The mean of squared differences; with weights, their sum over the rows of the first dimension and each. */
+static void squares(const Problem *p, double *out)
+{
+    const int64_t parts = p->call.n_in == 3 ? p->in[0].n[0] : 1, per = p->in[0].count / parts;
+    out[0] = 0;
+    for (int64_t i = 0; i < parts; i++) {
+        double mean = 0;
+        for (int64_t k = i * per; k < (i + 1) * per; k++)
+            mean += pow(p->in[0].v[k] - p->in[1].v[k], 2) / (double)per;
+        if (p->call.n_in == 3)
+            out[1 + i] = mean;
+        out[0] += p->call.n_in == 3 ? p->in[2].v[i] * mean : mean;
+    }
+}
+
 void truth(const Problem *p, double *out)
 {
     switch (p->c.op) {
@@ -258,9 +273,7 @@ void truth(const Problem *p, double *out)
         attention(p, out);
         break;
     case OP_MSE:
-        out[0] = 0;
-        for (int64_t i = 0; i < p->in[0].count; i++)
-            out[0] += pow(p->in[0].v[i] - p->in[1].v[i], 2) / (double)p->in[0].count;
+        squares(p, out);
         break;
     default:
         small_ops(p, out);

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# The include order between folders: base <- tensor <- {signal, io} <- model <- diffusion; media on base alone; app sees
-# gimbal.h, media.h, flow.h and stats.h only; the public header and what strangers compile (examples/, tests/install/) see nothing of src/.
+# The include order between folders: base <- tensor <- {signal, io} <- model <- diffusion <- train; media, flow, stats and ranks on base alone; app sees
+# gimbal.h, media.h, flow.h, stats.h and ranks.h only; the public header and what strangers compile (examples/, tests/install/) see nothing of src/.
 # Also: no file above 800 lines, and nothing below app/ prints or exits.
 set -u
 bad=0
@@ -15,9 +15,11 @@ allowed() { # folder -> the folders whose headers it may include
     model) echo "base tensor io model" ;;
     diffusion) echo "base tensor signal io model metric diffusion" ;; # metric: for the public list of plug-ins
     metric) echo "base tensor signal io model metric" ;;
+    train) echo "base tensor signal io model diffusion train" ;;
     media) echo "base media" ;;
     flow) echo "base flow" ;;
     stats) echo "base stats" ;;
+    ranks) echo "base ranks" ;;
     *) echo "" ;;
     esac
 }
@@ -50,8 +52,8 @@ done
 for file in $(git ls-files 'app/*.c' 'app/*.h'); do
     for include in $(grep -oP '^\s*#\s*include\s*"\K[^"]+' "$file"); do
         case $include in
-        gimbal.h | media/media.h | flow/flow.h | stats/stats.h | app/*) ;;
-        *) say "$file includes \"$include\": app sees gimbal.h, media.h, flow.h and stats.h only" ;;
+        gimbal.h | media/media.h | flow/flow.h | stats/stats.h | ranks/ranks.h | app/*) ;;
+        *) say "$file includes \"$include\": app sees gimbal.h, media.h, flow.h, stats.h and ranks.h only" ;;
         esac
     done
 done

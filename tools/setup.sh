@@ -5,7 +5,7 @@ set -euo pipefail
 
 packages="gcc g++ libc6-dev cmake ninja-build pkg-config libdnnl-dev libkissfft-dev libjansson-dev libutf8proc-dev libssl-dev libcmocka-dev
     libavformat-dev libavcodec-dev libavfilter-dev libswscale-dev libavutil-dev liblapacke-dev
-    libopencv-video-dev"
+    libopencv-video-dev libopenmpi-dev openmpi-bin"
 
 missing=""
 for package in $packages; do

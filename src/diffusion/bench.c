@@ -207,10 +207,21 @@ static int unet_with(Bench *b, Step *s, gimbal_error *err)
     return b->order->save ? save(b, s, err) : GIMBAL_OK;
 }
 
-static int unet(Bench *b, gimbal_error *err)
+/* What is timed is one call of one network. */
+static int begin_unet(Bench *b, gimbal_error *err)
 {
     const gimbal_bench_order *o = b->order;
     TRY(begin(b, o->frames, o->width, o->height, err));
+    return b->engine->residual ? fail_hint(err, GIMBAL_EUSAGE, "gimbal generate --dry-run tells what a run takes",
+                                           "%s: this %s model makes a prediction of two networks, and bench %s "
+                                           "times one",
+                                           o->model, b->engine->family->name, o->what)
+                               : GIMBAL_OK;
+}
+
+static int unet(Bench *b, gimbal_error *err)
+{
+    TRY(begin_unet(b, err));
     note_mapped(b, PART_UNET);
     note_mapped(b, PART_MOTION);
     bench_peaks(b);
@@ -230,8 +241,7 @@ static int unet(Bench *b, gimbal_error *err)
 
 static int ops(Bench *b, gimbal_error *err)
 {
-    const gimbal_bench_order *o = b->order;
-    TRY(begin(b, o->frames, o->width, o->height, err));
+    TRY(begin_unet(b, err));
     note_mapped(b, PART_UNET);
     note_mapped(b, PART_MOTION);
     return bench_ops(b, err);

@@ -47,19 +47,10 @@ static double decode_flops(const Plans *p)
     return p->vae ? plan_flops(p->vae) : tiles_flops(p->tiles);
 }
 
-static double unet_flops(const Plans *p, const Run *run)
-{
-    double sum = 0;
-    for (int i = 0; i < COUNT(run->calls_of); i++)
-        if (p->guide.plan[i])
-            sum += run->calls_of[i] * plan_flops(p->guide.plan[i]);
-    return sum;
-}
-
 /* Of the prompts' keys and values, once. */
 static double keys_flops(const Plans *p)
 {
-    return p->guide.text ? plan_flops(p->guide.text) : 0;
+    return (p->guide.text ? plan_flops(p->guide.text) : 0) + (p->base.text ? plan_flops(p->base.text) : 0);
 }
 
 /* Network calls against plain sampling with the same steps, chunks and guidance: a branch of a call is the
@@ -80,7 +71,7 @@ static void count(Plans *p, const Run *run, gimbal_cost *out)
         .pack_bytes = plans_pack_bytes(p),
         .host_bytes = p->host_bytes,
         .mapped_bytes = mapped_bytes(p->engine),
-        .flops = MIN(run->batch, 2) * plan_flops(p->text) + keys_flops(p) + unet_flops(p, run) +
+        .flops = MIN(run->batch, 2) * plan_flops(p->text) + keys_flops(p) + plans_flops(p, run) +
                  decode_calls(p, run) * decode_flops(p) +
                  (p->encoder ? encode_calls(p, run) * plan_flops(p->encoder) : 0),
         .relative = relative(run),
@@ -100,21 +91,29 @@ static double trial(Plans *p, Plan *plan, double budget)
     return MIN(first, second);
 }
 
+/* Seconds of a network's calls: calls_of[most] of one branch, of two, ..., `times` each; and of its keys. */
+static double guide_seconds(Plans *p, const Guide *g, const int *calls_of, int most, int times)
+{
+    double sum = g->text ? trial(p, g->text, text_budget) : 0;
+    for (int i = 0; i < most; i++)
+        if (g->plan[i])
+            sum += (double)calls_of[i] * times * trial(p, g->plan[i], unet_budget);
+    return in_a_run * sum;
+}
+
 static int timings(Plans *p, const Run *run, double *seconds, gimbal_error *err)
 {
-    double unet = 0;
     *seconds = compile_seconds + (double)plans_pack_bytes(p) / pack_rate;
     *seconds += in_a_run * MIN(run->batch, 2) * trial(p, p->text, text_budget);
     p->cx.bf16 = !strcmp(run->s.dtype, "bf16");
-    for (int i = 0; i < COUNT(run->calls_of); i++)
-        if (p->guide.plan[i])
-            unet += in_a_run * run->calls_of[i] * trial(p, p->guide.plan[i], unet_budget);
+    const double unet = guide_seconds(p, &p->guide, run->calls_of, COUNT(run->calls_of), p->groups) +
+                        guide_seconds(p, &p->base, run->base_of, COUNT(run->base_of), 1);
     p->cx.bf16 = false;
-    *seconds += unet + (p->guide.text ? in_a_run * trial(p, p->guide.text, text_budget) : 0);
+    *seconds += unet;
     if (p->vae)
         *seconds += in_a_run * decode_calls(p, run) * trial(p, p->vae, vae_budget);
     else /* many short plans: at the U-Net's rate */
-        *seconds += decode_calls(p, run) * decode_flops(p) * unet / unet_flops(p, run);
+        *seconds += decode_calls(p, run) * decode_flops(p) * unet / plans_flops(p, run);
     if (p->encoder)
         *seconds += in_a_run * encode_calls(p, run) * trial(p, p->encoder, vae_budget);
     return cx_failed(&p->cx) ? pass_on(&p->err, err) : GIMBAL_OK;

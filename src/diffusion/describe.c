@@ -96,6 +96,9 @@ static const char *const config_keys[PART_COUNT][NAMES] = {
     [PART_SCHEDULER] = {"_class_name", "beta_schedule", "beta_start", "beta_end", "num_train_timesteps",
                         "prediction_type", "timestep_spacing", "steps_offset", "set_alpha_to_one",
                         "clip_sample", "rescale_betas_zero_snr"},
+    [PART_RESIDUAL] = {"_class_name", "class_embed_type", "block_out_channels", "layers_per_block",
+                       "attention_head_dim", "cross_attention_dim", "in_channels", "out_channels"},
+    [PART_SPLIT] = {"lambda", "key_frame", "frame_count", "rescale", "width", "height"},
 };
 
 static json_t *config_json(const json_t *config, PartKind kind)
@@ -122,9 +125,11 @@ static json_t *part_json(Part *part, PartKind kind, gimbal_error *err)
     return out;
 }
 
-static const Family *family_of(const Part *unet)
+static const Family *family_of(const Part part[PART_COUNT])
 {
-    const FolderConfigs configs = {.unet = unet->config, .unet_where = unet->where};
+    const Part *unet = &part[PART_UNET];
+    const FolderConfigs configs = {
+        .unet = unet->config, .split = part[PART_SPLIT].config, .unet_where = unet->where};
     const Family *family = NULL;
     if (unet->config)
         family_find(&family, &configs, NULL);
@@ -132,11 +137,11 @@ static const Family *family_of(const Part *unet)
 }
 
 /* A motion adapter beside a model that takes none is none of its parts. */
-static bool has_motion(const Part *unet, const char *folder, gimbal_error *err)
+static bool has_motion(const Part part[PART_COUNT], const char *folder, gimbal_error *err)
 {
     char dir[PATH_ROOM], weights[PATH_ROOM];
-    const Family *family = family_of(unet);
-    if (family && !family->needs_motion)
+    const Family *family = family_of(part);
+    if ((family && !family->needs_motion) || part_expected(PART_SPLIT, folder))
         return false;
     return locate_motion(folder, NULL, dir, weights, err) || dir[0];
 }
@@ -147,7 +152,7 @@ static json_t *parts_json(Part part[PART_COUNT], const char *folder, Arena *keep
     json_t *out = json_object();
     for (PartKind kind = 0; kind < PART_COUNT; kind++) {
         gimbal_error err = {0};
-        if (kind == PART_MOTION && !has_motion(&part[PART_UNET], folder, &err))
+        if (kind == PART_MOTION ? !has_motion(part, folder, &err) : !part_expected(kind, folder))
             continue;
         if (!err.code)
             locate_part(&part[kind], kind, folder, keep, &err);
@@ -195,7 +200,7 @@ static json_t *model_json(const char *path, const char *folder)
     char identity[65];
     json_t *out = json_pack("{s:s, s:o}", "kind", "model", "path", text_json(path)),
            *parts = parts_json(part, folder, &keep, &sound);
-    const Family *family = family_of(&part[PART_UNET]);
+    const Family *family = family_of(part);
     if (family)
         put(out, "family", json_string(family->name));
     int code = gimbal_open(&e, path, NULL, &err);

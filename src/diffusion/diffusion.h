@@ -79,7 +79,7 @@ typedef struct {
 typedef struct {
     bool torch;
     unsigned frames_first; /* torch: bits 1 << why: what is drawn as torch.randn([F,C,h,w]) instead */
-    uint64_t seed;
+    uint64_t seed, shared_seed; /* the latter of lane 1; white_init: the same */
     TorchRng rng;
 } WhiteNoise;
 int white_init(WhiteNoise *, const char *rng, uint64_t seed, gimbal_error *err);
@@ -98,6 +98,11 @@ typedef struct {
     int (*draw)(const void *self, Source white, const DrawReq *, float *out);
     /* Correlation of the noise of frames i and j. */
     double (*corr)(const void *self, int i, int j);
+    /* What the spec left to the clip, or to a model that was trained on this prior: share [frames] of the noise
+     * that all frames have, 1 of the key frame; NULL: the model has no say. Asked once, before any draw. NULL:
+     * nothing is left open. EUSAGE. */
+    int (*fit)(void *self, int frames, const double *share, gimbal_error *err);
+    bool shares; /* lane 1 is the noise that all frames have: it may have a seed of its own */
 } Noise;
 #define NOISES(X) X(white) X(mixed) X(progressive) X(shared)
 
@@ -173,7 +178,7 @@ typedef struct {
     int (*step)(void *self, int k, size_t n, const float *x, const float *raw, const float *inject,
                 float *next, float *x0);
 } Sampler;
-#define SAMPLERS(X) X(ddim) X(euler) X(dpmpp2m)
+#define SAMPLERS(X) X(ddim) X(euler) X(dpmpp2m) X(ddpm)
 
 static inline int sampler_grid(const Sampler *sampler, Grid *grid, const Schedule *schedule, int steps,
                                Arena *keep, gimbal_error *err)

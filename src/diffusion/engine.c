@@ -42,7 +42,7 @@ static int read_configs(gimbal_engine *e, gimbal_error *err)
     char folder[PATH_ROOM];
     TRY(model_folder(folder, e->model, err));
     for (PartKind kind = 0; kind < PART_COUNT; kind++)
-        if (kind != PART_MOTION)
+        if (kind != PART_MOTION && part_expected(kind, folder))
             TRY(read_part(e, kind, folder, err));
     return GIMBAL_OK;
 }
@@ -68,14 +68,19 @@ static int read_motion(gimbal_engine *e, gimbal_error *err)
 static FolderConfigs configs_of(const gimbal_engine *e)
 {
     const Part *unet = &e->part[PART_UNET], *motion = &e->part[PART_MOTION],
-               *scheduler = &e->part[PART_SCHEDULER];
+               *scheduler = &e->part[PART_SCHEDULER], *residual = &e->part[PART_RESIDUAL],
+               *split = &e->part[PART_SPLIT];
     return (FolderConfigs){
         .unet = unet->config,
         .motion = motion->config,
         .scheduler = scheduler->config,
+        .residual = residual->config,
+        .split = split->config,
         .unet_where = unet->where,
         .motion_where = motion->where,
         .scheduler_where = scheduler->where,
+        .residual_where = residual->where,
+        .split_where = split->where,
     };
 }
 
@@ -86,7 +91,9 @@ static int find_family(gimbal_engine *e, gimbal_error *err)
     TRY(family_find(&e->family, &configs, err));
     TRY(read_motion(e, err));
     configs = configs_of(e);
-    return e->family->shape(&configs, &e->shape, &e->run, err);
+    TRY(e->family->shape(&configs, &e->shape, &e->run, err));
+    return e->family->split ? e->family->split(&configs, &e->shape, &e->residual_shape, &e->split, err)
+                            : GIMBAL_OK;
 }
 
 /* Texts and pictures need no motion; sampling does, of an image model. */
@@ -122,13 +129,29 @@ static int64_t count_unet(const gimbal_engine *e)
     Params p = {.leaf = count_leaf, .user = &count};
     unet_params(e->unet, &p);
     unet_motion_params(e->unet, &p);
+    if (e->residual)
+        unet_params(e->residual, &p);
     return count;
+}
+
+/* The second network of a model that has two. */
+static int build_residual(gimbal_engine *e, gimbal_error *err)
+{
+    if (!e->family->split)
+        return GIMBAL_OK;
+    TRY(unet_build(&e->residual, &e->keep, &e->residual_shape, err));
+    e->memo = memo_new();
+    if (!e->memo)
+        return fail(err, GIMBAL_ENOMEM, "no memory for an engine");
+    return bind_weights(e->part[PART_RESIDUAL].weights, "", unet_params, e->residual, e->family->unet_ignore,
+                        NULL, err);
 }
 
 static int build(gimbal_engine *e, gimbal_error *err)
 {
     const Part *part = e->part;
     TRY(unet_build(&e->unet, &e->keep, &e->shape, err));
+    TRY(build_residual(e, err));
     e->unet_size = count_unet(e);
     TRY(clip_build(&e->clip, &e->keep, part[PART_TEXT].config, part[PART_TEXT].where, err));
     TRY(vae_build(&e->vae, &e->keep, part[PART_VAE].config, part[PART_VAE].where, err));
@@ -186,6 +209,10 @@ static int name_schedule(gimbal_engine *e, gimbal_error *err)
     Schedule own;
     const char *note;
     TRY(engine_schedule(e, NULL, NULL, &own, &note, &e->keep, err));
+    if (e->family->split && own.prediction != PREDICT_EPSILON)
+        return fail(err, GIMBAL_EMODEL,
+                    "%s: \"prediction_type\" is not epsilon, but the networks of a %s model share noise",
+                    e->part[PART_SCHEDULER].where, e->family->name);
     for (int i = 0; i < COUNT(betas); i++)
         if (own.betas && !strcmp(own.betas, betas[i]))
             e->betas = betas[i];
@@ -219,6 +246,8 @@ static int hash_part(Sha256 *sha, const Part *part, PartKind kind, gimbal_error 
 {
     static const char *const vocabulary[] = {"vocab.json", "merges.txt", "special_tokens_map.json"};
     const char *name = part_name(kind);
+    if (!part->dir && (kind == PART_RESIDUAL || kind == PART_SPLIT))
+        return GIMBAL_OK; /* younger than other models' identities, which stay what they were */
     sha256_add(sha, name, strlen(name) + 1);
     if (!part->dir)
         return GIMBAL_OK;
@@ -303,6 +332,8 @@ void gimbal_close(gimbal_engine *e)
     drop_packs(unet_params, e->unet);
     if (e->part[PART_MOTION].weights)
         drop_packs(unet_motion_params, e->unet);
+    drop_packs(unet_params, e->residual);
+    memo_free(e->memo);
     drop_packs(vae_params, e->vae);
     drop_packs(clip_params, e->clip);
     tokenizer_close(e->tokenizer);

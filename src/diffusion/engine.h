@@ -5,6 +5,7 @@
  *   engine.c    gimbal_open: parts -> networks with bound weights
  *   settings.c  gimbal_settings -> Run: every value checked and filled in
  *   guide.c     Guide: one U-Net call for a clip, with guidance, as a Denoise
+ *   guide_videofusion.c  the same of two networks that share a clip's noise    base_memo.c  what the first said
  *   plans.c     Plans: the networks planned, one memory for all of them
  *   session.c   gimbal_begin .. gimbal_end      cost.c  gimbal_predict      encode.c  pictures to latents
  *   driver_state.c  a run into a file and back
@@ -26,6 +27,8 @@ typedef enum {
     PART_TEXT,
     PART_TOKENIZER,
     PART_SCHEDULER,
+    PART_RESIDUAL, /* of models with two networks; the base is PART_UNET then, in base/ */
+    PART_SPLIT,    /* videofusion.json */
     PART_COUNT
 } PartKind;
 
@@ -41,6 +44,8 @@ typedef struct {
 const char *part_name(PartKind);   /* "unet": its folder inside a model folder */
 const char *part_config(PartKind); /* "config.json", ... */
 bool part_has_weights(PartKind);
+/* Whether a model folder must have it; the motion adapter counts, although it may lie elsewhere. */
+bool part_expected(PartKind, const char *model);
 
 /* Fills dir, where and weight of a part of the model folder; EMODEL when its config is not there. */
 int locate_part(Part *, PartKind, const char *model, Arena *keep, gimbal_error *err);
@@ -53,6 +58,9 @@ int locate_motion(const char *model, const char *given, char dir[PATH_ROOM], cha
 
 /* ---- an opened model: engine.c ----------------------------------------------------------- */
 
+/* What base networks predicted lately: base_memo.c */
+typedef struct BaseMemo BaseMemo;
+
 enum { MAX_NOTES = 8 };
 struct gimbal_engine {
     Arena keep;
@@ -63,7 +71,11 @@ struct gimbal_engine {
     UnetShape shape;
     RunDefaults run;
     Unet *unet;
-    int64_t unet_size; /* its parameters, motion modules' included */
+    int64_t unet_size; /* its parameters, motion modules' and the residual network's included */
+    UnetShape residual_shape; /* family->split: of the second network; nothing otherwise */
+    NoiseSplit split;
+    Unet *residual;
+    BaseMemo *memo; /* locked inside: the engine does not change otherwise */
     ClipText *clip;
     Vae *vae;
     Tokenizer *tokenizer;
@@ -98,6 +110,10 @@ typedef struct {
     const Reinit *reinit;
     void *noise_self, *sampler_self, *reinit_self;
     int passes, calls, calls_of[3]; /* network calls of all chunks: all; those of one branch, two, three */
+    /* of two networks: branches of the base's calls, which may be guided differently; each frame's share of the
+     * base noise [F] */
+    int base_of[2];
+    const double *share;
 } Run;
 /* Pictures that are encoded for a run before it begins: of a clip or a reference, of an image; 0: none. */
 static inline int run_pictures(const Run *r)
@@ -130,12 +146,14 @@ typedef struct {
     int batch, time_width, context_width, keys_width; /* batch: the most branches of a call */
     bool held;        /* frame 0 of x is the image: its prediction means nothing */
     bool strided;     /* the network is told the frame stride */
+    bool numbered;    /* it is told each frame's number */
     double cfg_image; /* > 1: three branches */
     double rescale;   /* phi */
     float *context;   /* [batch,77,D]: negative (twice with three branches), prompt */
     float *keys;      /* [batch,77,keys_width], made of it by guide_text */
     float *x, *time;  /* [F,h,w,C], [time_width]: of all branches; of three each has its own */
     float *stride;    /* as time */
+    float *numbers;   /* [F,time_width], of a numbered network */
     float *blank;     /* [C,1,h,w] frame 0 of the branch that must not see the image */
 } Guide;
 /* Plans the call of b branches, 1 to 3; the arrays may still be NULL. NULL on error (in cx->err). */
@@ -145,6 +163,60 @@ Plan *guide_plan_text(Guide *);
 /* Makes them: once for a context, before its first prediction. */
 int guide_text(Guide *, gimbal_error *err);
 Denoise guide_denoise(Guide *);
+/* One call for x [C,F,h,w] as planned, of two branches at cfg above 1, else of one: `guided` [C,F,h,w], and
+ * unless it is NULL `alone`, the prompt's branch by itself. number [F]: of the frames, for a numbered network.
+ */
+int guide_eps(void *guide, const float *x, const int *number, double t, double cfg, float *alone,
+              float *guided, gimbal_error *err);
+
+/* ---- two networks that share a clip's noise: guide_videofusion.c, base_memo.c -------------- */
+
+/* guide_eps of a Guide, or a stub's. */
+typedef struct {
+    int (*eps)(void *self, const float *x, const int *number, double t, double cfg, float *alone,
+               float *guided, gimbal_error *err);
+    void *self;
+} EpsNet;
+
+/* What a base network predicted, found again by everything that it depends on; at most `room` predictions of
+ * one shape, the oldest go first. For several threads. */
+BaseMemo *memo_new(void); /* NULL: no memory */
+void memo_free(BaseMemo *);
+/* Makes room for those of a run, `n` values each; forgets others. */
+void memo_room(BaseMemo *, int room, size_t n);
+typedef struct {
+    double t, cfg;
+    bool bf16;
+    char text[65]; /* SHA-256 of the prompts' context */
+} MemoKey;
+/* x [n] and the key the same to the last bit: fills alone and guided [n]. */
+bool memo_find(BaseMemo *, const MemoKey *, const float *x, size_t n, float *alone, float *guided);
+/* Nothing is kept where memory is short. */
+void memo_keep(BaseMemo *, const MemoKey *, const float *x, size_t n, const float *alone, const float *guided);
+
+typedef struct {
+    const Schedule *schedule;
+    gimbal_shape shape;  /* of the clip */
+    int key, group;      /* the key frame; frames of one call of the residual's network */
+    const double *share; /* [F] of the base in each frame's noise */
+    bool rescale;
+    double cfg_base; /* of the base's network; 0: as the residual's */
+    EpsNet base, residual;
+    BaseMemo *memo; /* NULL: nothing is kept */
+    MemoKey memo_key; /* text and bf16 */
+    float *frame, *alone, *guided; /* [C,1,h,w]: the key frame of x; the base's two predictions for it */
+    float *rows, *rhat;            /* [C,group,h,w] */
+    int *number, *place;           /* [group] frames of the group: counted from 1, from 0 */
+} Split;
+/* Most frames of a group: by the picture's size alone, so that memory stays bounded and nothing else decides. */
+int split_group(gimbal_shape);
+int split_calls(const Split *); /* of the residual's network in one prediction */
+int split_memory(Split *, gimbal_error *err);
+void split_free(Split *);
+Denoise split_denoise(Split *);
+/* The timestep whose abar is nearest to that of a frame freed of the base noise and brought to unit variance;
+ * *scale: what brings it there. */
+double split_timestep(const Schedule *, double t, double share, double *scale);
 
 /* ---- pictures too large to be decoded whole: tiles.c -------------------------------------- */
 
@@ -170,7 +242,10 @@ typedef struct {
     gimbal_error err;           /* cx's own: a call starts with it clear */
     Plan *text, *vae, *encoder; /* encoder NULL until a run begins from pictures, or some are encoded */
     Tiles *tiles;               /* in vae's place where pictures are large */
-    Guide guide;
+    Guide guide;  /* of the network; of two, of the residual's */
+    Guide base;   /* of the base's network, where there are two (plan[0] or plan[1] is there) */
+    Split split;  /* then what makes one prediction of both */
+    int groups;   /* calls of `guide` in one prediction */
     gimbal_shape decode, encode; /* latents' shape in the VAE's plans: f frames a call */
     char *work;                  /* mapped, so that pages count only once they are used */
     size_t work_bytes;
@@ -187,6 +262,14 @@ int plans_encode(Plans *, gimbal_shape latents, gimbal_error *err);
 int plans_memory(Plans *, gimbal_error *err);
 /* Before a call: forgets an earlier error and earlier inputs. */
 void plans_clear(Plans *);
+/* The guides' keys and values of a context that is filled. */
+int plans_keys(Plans *, gimbal_error *err);
+/* One prediction for a clip, of one network or two. */
+Denoise plans_denoise(Plans *);
+double plans_flops(const Plans *, const Run *); /* of all predictions of a run */
+/* The text encoder and the VAE's encoder alone, with their memory, for pictures whose latents have this shape:
+ * what training needs. */
+int plans_encoders(Plans *, const gimbal_engine *, int threads, gimbal_shape latents, gimbal_error *err);
 /* ids [77] -> context [77,D]. */
 int plans_text(Plans *, const int32_t *ids, float *context, gimbal_error *err);
 /* z [f,h,w,C] of the planned chunk, divided by the scaling factor -> pictures [f,H,W,3], valid until the next

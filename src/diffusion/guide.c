@@ -32,8 +32,8 @@ static void to_rows(const float *x, gimbal_shape s, float *rows)
             rows[i * s.c + c] = x[c * points + i];
 }
 
-/* Inputs of one call of b branches: x [F,h,w,C], time [1,T], keys and values [b,77,K], stride [1,T]. One
- * branch is the prompt's, the last. Three do not have x in common: [3F,h,w,C], [3,T]. */
+/* Inputs of one call of b branches: x [F,h,w,C], time [1,T], keys and values [b,77,K], stride [1,T] or frames'
+ * numbers [F,T]. One branch is the prompt's, the last. Three do not have x in common: [3F,h,w,C], [3,T]. */
 static void inputs(const Guide *g, int b, Tensor *in[4])
 {
     const gimbal_shape s = g->shape;
@@ -45,7 +45,9 @@ static void inputs(const Guide *g, int b, Tensor *in[4])
     in[0] = tensor_input(g->cx, F32, 4, (int64_t[]){clips * s.f, s.h, s.w, s.c}, g->x);
     in[1] = tensor_input(g->cx, F32, 2, (int64_t[]){clips, g->time_width}, g->time);
     in[2] = tensor_input(g->cx, F32, 3, (int64_t[]){b, TOKENS, width}, text);
-    in[3] = g->strided ? tensor_input(g->cx, F32, 2, (int64_t[]){clips, g->time_width}, g->stride) : NULL;
+    in[3] = g->strided    ? tensor_input(g->cx, F32, 2, (int64_t[]){clips, g->time_width}, g->stride)
+            : g->numbered ? tensor_input(g->cx, F32, 2, (int64_t[]){s.f, g->time_width}, g->numbers)
+                          : NULL;
 }
 
 static Tensor *context_input(const Guide *g)
@@ -141,26 +143,52 @@ static void fill(Guide *g, const float *x, int b, double t)
     to_rows(g->blank, (gimbal_shape){s.c, 1, s.h, s.w}, g->x);
 }
 
+/* One call of b branches -> e, rows [b*F,h,w,C] until the next call. */
+static int call(Guide *g, const float *x, int b, double t, const Tensor **e, gimbal_error *err)
+{
+    if (!g->plan[b - 1])
+        return fail(err, GIMBAL_EMODEL, "no call of %d branch%s was planned", b, b > 1 ? "es" : "");
+    fill(g, x, b, t);
+    Tensor *in[4];
+    cx_reset(g->cx); /* the last call's headers */
+    inputs(g, b, in);
+    *e = plan_run(g->cx, g->plan[b - 1], unet_forward, &g->call, in);
+    return *e ? GIMBAL_OK : pass_on(g->cx->err, err);
+}
+
+int guide_eps(void *guide, const float *x, const int *number, double t, double cfg, float *alone,
+              float *guided, gimbal_error *err)
+{
+    Guide *g = guide;
+    const gimbal_shape s = g->shape;
+    const int b = branches(cfg);
+    const Tensor *e;
+    for (int f = 0; g->numbered && f < s.f; f++)
+        timestep_features(number[f], g->time_width, g->numbers + (size_t)f * (size_t)g->time_width);
+    TRY(call(g, x, b, t, &e, err));
+    from_rows(g, b, e, (float)cfg, guided);
+    if (!alone)
+        return GIMBAL_OK;
+    const size_t points = (size_t)s.f * s.h * s.w, ld = (size_t)e->ld;
+    const float *rows = (const float *)e->d + (size_t)(b - 1) * points * ld;
+    for (size_t c = 0; c < (size_t)s.c; c++)
+        for (size_t i = 0; i < points; i++)
+            alone[c * points + i] = rows[i * ld + c];
+    return GIMBAL_OK;
+}
+
 static int predict(void *self, const float *x, gimbal_shape shape, double t, double cfg, float *raw,
                    gimbal_error *err)
 {
     Guide *g = self;
     const gimbal_shape s = g->shape;
     const int b = g->cfg_image > 1 ? 3 : branches(cfg);
+    const Tensor *e;
     if (shape.c != s.c || shape.f != s.f || shape.h != s.h || shape.w != s.w)
         return fail(err, GIMBAL_EMODEL,
                     "the network was planned for latents [%d,%d,%d,%d], asked for [%d,%d,%d,%d]", s.c, s.f,
                     s.h, s.w, shape.c, shape.f, shape.h, shape.w);
-    if (!g->plan[b - 1])
-        return fail(err, GIMBAL_EMODEL, "no call of %d branch%s was planned, asked for one at guidance %g", b,
-                    b > 1 ? "es" : "", cfg);
-    fill(g, x, b, t);
-    Tensor *in[4];
-    cx_reset(g->cx); /* the last call's headers */
-    inputs(g, b, in);
-    const Tensor *e = plan_run(g->cx, g->plan[b - 1], unet_forward, &g->call, in);
-    if (!e)
-        return pass_on(g->cx->err, err);
+    TRY(call(g, x, b, t, &e, err));
     from_rows(g, b, e, (float)cfg, raw);
     if (b == 2 && g->rescale > 0)
         rescale(g, e, raw);

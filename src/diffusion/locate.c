@@ -14,7 +14,7 @@
 
 static const struct {
     const char *name, *config;
-    bool weights;
+    bool weights, at_top; /* at_top: its config lies in the model folder itself */
 } parts[PART_COUNT] = {
     [PART_UNET] = {"unet", "config.json", true},
     [PART_MOTION] = {"motion_adapter", "config.json", true},
@@ -22,6 +22,8 @@ static const struct {
     [PART_TEXT] = {"text_encoder", "config.json", true},
     [PART_TOKENIZER] = {"tokenizer", "tokenizer_config.json", false},
     [PART_SCHEDULER] = {"scheduler", "scheduler_config.json", false},
+    [PART_RESIDUAL] = {"residual", "config.json", true},
+    [PART_SPLIT] = {"noise_split", "videofusion.json", false, true},
 };
 
 const char *part_name(PartKind kind)
@@ -37,6 +39,19 @@ const char *part_config(PartKind kind)
 bool part_has_weights(PartKind kind)
 {
     return parts[kind].weights;
+}
+
+/* Whether there are two networks in the folder, in base/ and residual/. */
+static bool is_split(const char *model)
+{
+    char path[PATH_ROOM];
+    return (!path_join(path, model, parts[PART_SPLIT].config, NULL) && is_file(path)) ||
+           (!path_join(path, model, parts[PART_RESIDUAL].name, NULL) && is_folder(path));
+}
+
+bool part_expected(PartKind kind, const char *model)
+{
+    return (kind != PART_RESIDUAL && kind != PART_SPLIT) || is_split(model);
 }
 
 static int visible(const struct dirent *entry)
@@ -67,7 +82,9 @@ static void folder_names(const char *dir, char *out, size_t room)
 int locate_part(Part *part, PartKind kind, const char *model, Arena *keep, gimbal_error *err)
 {
     char dir[PATH_ROOM], config[PATH_ROOM], names[256];
-    TRY(path_join(dir, model, part_name(kind), err));
+    const bool split = is_split(model);
+    const char *name = split && kind == PART_UNET ? "base" : part_name(kind);
+    TRY(path_join(dir, model, parts[kind].at_top ? "." : name, err));
     TRY(path_join(config, dir, part_config(kind), err));
     part->dir = arena_printf(keep, "%s", dir);
     part->where = arena_printf(keep, "%s", config);
@@ -80,10 +97,11 @@ int locate_part(Part *part, PartKind kind, const char *model, Arena *keep, gimba
     const bool there = is_folder(dir);
     folder_names(there ? dir : model, names, sizeof names);
     return fail_hint(err, GIMBAL_EMODEL,
-                     "a model folder has unet/, vae/, text_encoder/, tokenizer/ and scheduler/; was the "
-                     "download cut short?",
-                     "%s: no %s in it, only %s", there ? dir : model,
-                     there ? part_config(kind) : part_name(kind), names);
+                     split ? "a VideoFusion folder has base/, residual/, videofusion.json, vae/, text_encoder/, "
+                             "tokenizer/ and scheduler/"
+                           : "a model folder has unet/, vae/, text_encoder/, tokenizer/ and scheduler/; was the "
+                             "download cut short?",
+                     "%s: no %s in it, only %s", there ? dir : model, there ? part_config(kind) : name, names);
 }
 
 int part_read_config(Part *part, PartKind kind, gimbal_error *err)

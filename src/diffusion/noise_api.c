@@ -42,6 +42,8 @@ int gimbal_noise(const char *spec, const char *rng, uint64_t seed, int64_t frame
                  (long long)frame0);
     if (!code)
         code = noise_parse(spec, &prior.noise, &self, &keep, err);
+    if (!code && prior.noise->fit) /* the clip is as long as what is asked of it */
+        code = prior.noise->fit(self, (int)MIN(frame0 + shape.f, INT32_MAX), NULL, err);
     if (!code) {
         prior.self = self, prior.white = white_source(white);
         const DrawReq req = {.why = DRAW_INIT, .frame0 = frame0, .shape = shape};

@@ -73,4 +73,5 @@ const Noise noise_mixed = {
     .size = sizeof(Mixed),
     .draw = draw,
     .corr = correlation,
+    .shares = true,
 };

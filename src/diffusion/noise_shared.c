@@ -6,7 +6,8 @@
  * Every frame stays N(0, 1). Two frames correlate by lambda, a frame and the key frame by sqrt(lambda). The
  * paper's lambda is 0.5 and its key frame the middle of the clip. Here the key frame is an absolute frame
  * number and off unless asked for: "the middle" moves with the length, and a longer clip would no longer
- * begin with the shorter one. Without one this is MuseV's form.
+ * begin with the shorter one. Without one this is MuseV's form. Models that were trained on such noise say
+ * each frame's lambda themselves.
  *
  * All noise of a run is decomposed, a sampler's step noise too: white step noise would take the frames'
  * covariance away again.
@@ -17,31 +18,33 @@
 #include <math.h>
 #include <stdlib.h>
 
-enum { MOST_FRAMES = 1 << 20 };
+enum { MOST_FRAMES = 1 << 20, NO_KEY = -1, OWN_KEY = -2 };
+static const double own_lambda = -1, usual_lambda = 0.5; /* own: the model's */
 
 typedef struct {
     double lambda;
-    int key;
+    int key, frames;
+    const double *share; /* [frames] the model's, where lambda is left to it; borrowed */
 } Shared;
 
 static const gimbal_option options[] = {
     {.name = "lambda",
      .help =
          "share of the base in every frame's noise: 0 white, 0.5 the paper's, 1 all frames alike; more holds "
-         "layout steadier and leaves less room for motion, and costs no time",
+         "layout steadier and leaves less room for motion, and costs no time; -1: the model's own, or 0.5",
      .type = GIMBAL_REAL,
      .offset = offsetof(Shared, lambda),
      .def = 0.5,
-     .min = 0,
+     .min = -1,
      .max = 1},
     {.name = "key",
      .help =
          "frame, counted from 0, whose noise is the base alone, so that the others' layout follows it; the "
-         "paper's is the middle one, frames / 2; -1: none",
+         "paper's is the middle one, frames / 2; -1: none; -2: the model's own, or frames / 2 - 1",
      .type = GIMBAL_INT,
      .offset = offsetof(Shared, key),
-     .def = -1,
-     .min = -1,
+     .def = NO_KEY,
+     .min = OWN_KEY,
      .max = MOST_FRAMES},
     {.name = NULL},
 };
@@ -49,7 +52,27 @@ static const gimbal_option options[] = {
 /* Share of the base in the noise of absolute frame f. */
 static double share(const Shared *o, int64_t f)
 {
-    return f == o->key ? 1.0 : o->lambda;
+    if (f == o->key)
+        return 1.0;
+    const double lambda = o->share && f < o->frames ? o->share[f] : o->lambda;
+    return lambda < 0 ? usual_lambda : lambda;
+}
+
+/* The model's key frame is the one with share 1; a key frame that was asked for takes its place. */
+static int fit(void *self, int frames, const double *own, gimbal_error *err)
+{
+    Shared *o = self;
+    if (o->lambda < 0 && o->lambda != own_lambda)
+        return fail(err, GIMBAL_EUSAGE, "shared: lambda is %g, expected 0 to 1, or -1: the model's own", o->lambda);
+    if (o->lambda == own_lambda && own)
+        o->share = own, o->frames = frames;
+    if (o->key == OWN_KEY) {
+        o->key = MAX(frames / 2 - 1, 0);
+        for (int f = 0; own && f < frames; f++)
+            if (own[f] == 1)
+                o->key = f;
+    }
+    return GIMBAL_OK;
 }
 
 /* Of the noise of frames i and j. */
@@ -93,4 +116,6 @@ const Noise noise_shared = {
     .size = sizeof(Shared),
     .draw = draw,
     .corr = correlation,
+    .fit = fit,
+    .shares = true,
 };

@@ -59,31 +59,67 @@ int plans_encode(Plans *p, gimbal_shape s, gimbal_error *err)
     return p->encoder ? GIMBAL_OK : pass_on(&p->err, err);
 }
 
-static int plan_guide(Plans *p, const Run *run, gimbal_error *err)
+/* One network's calls for a clip of `shape`: calls_of[most] of one branch, of two, ... */
+static int plan_guide(Plans *p, Guide *g, const Run *run, Unet *unet, gimbal_shape shape, const int *calls_of,
+                      int most, gimbal_error *err)
 {
-    const gimbal_engine *e = p->engine;
-    p->guide = (Guide){
+    const UnetShape *net = unet_shape(unet);
+    *g = (Guide){
         .cx = &p->cx,
-        .call = {.unet = e->unet, .frames = run->shape.f, .norm_clip = !strcmp(run->s.motion_norm, "clip")},
-        .shape = run->shape,
+        .call = {.unet = unet, .frames = shape.f, .norm_clip = !strcmp(run->s.motion_norm, "clip")},
+        .shape = shape,
         .batch = run->batch,
-        .time_width = e->shape.width[0],
-        .context_width = e->shape.context,
-        .keys_width = unet_text_width(e->unet),
+        .time_width = net->width[0],
+        .context_width = net->context,
+        .keys_width = unet_text_width(unet),
         .held = run->hold,
-        .strided = e->shape.stride,
+        .strided = net->stride,
+        .numbered = net->numbered,
         .cfg_image = run->s.cfg_image,
         .rescale = run->s.rescale,
     };
-    p->guide.call.keyed = p->guide.keys_width > 0;
+    g->call.keyed = g->keys_width > 0;
     p->cx.bf16 = !strcmp(run->s.dtype, "bf16"); /* the U-Net's plans remember it; the others are float32 */
-    for (int b = 1; b <= COUNT(run->calls_of) && !cx_failed(&p->cx); b++)
-        if (run->calls_of[b - 1] > 0)
-            p->guide.plan[b - 1] = guide_plan(&p->guide, b);
-    if (p->guide.call.keyed && !cx_failed(&p->cx))
-        p->guide.text = guide_plan_text(&p->guide);
+    for (int b = 1; b <= most && !cx_failed(&p->cx); b++)
+        if (calls_of[b - 1] > 0)
+            g->plan[b - 1] = guide_plan(g, b);
+    if (g->call.keyed && !cx_failed(&p->cx))
+        g->text = guide_plan_text(g);
     p->cx.bf16 = false;
     return cx_failed(&p->cx) ? pass_on(&p->err, err) : GIMBAL_OK;
+}
+
+/* The base's network for one frame, the residual's for a group of them, and what makes one prediction of both. */
+static int plan_two(Plans *p, const Run *run, gimbal_error *err)
+{
+    const gimbal_engine *e = p->engine;
+    gimbal_shape one = run->shape, group = run->shape;
+    one.f = 1, group.f = split_group(run->shape);
+    TRY(plan_guide(p, &p->base, run, e->unet, one, run->base_of, COUNT(run->base_of), err));
+    TRY(plan_guide(p, &p->guide, run, e->residual, group, run->calls_of, COUNT(run->calls_of), err));
+    p->split = (Split){
+        .schedule = &run->schedule,
+        .shape = run->shape,
+        .key = split_key(&e->split, run->shape.f),
+        .group = group.f,
+        .share = run->share,
+        .rescale = e->split.rescale,
+        .cfg_base = run->s.cfg_base,
+        .base = {guide_eps, &p->base},
+        .residual = {guide_eps, &p->guide},
+        .memo = e->memo,
+        .memo_key = {.bf16 = !strcmp(run->s.dtype, "bf16")},
+    };
+    p->groups = split_calls(&p->split);
+    return GIMBAL_OK;
+}
+
+static int plan_unet(Plans *p, const Run *run, gimbal_error *err)
+{
+    if (p->engine->residual)
+        return plan_two(p, run, err);
+    p->groups = 1;
+    return plan_guide(p, &p->guide, run, p->engine->unet, run->shape, run->calls_of, COUNT(run->calls_of), err);
 }
 
 static int plan_text(Plans *p, gimbal_error *err)
@@ -91,6 +127,24 @@ static int plan_text(Plans *p, gimbal_error *err)
     Tensor *ids = tensor_input(&p->cx, I32, 1, (int64_t[]){TOKENS}, NULL);
     p->text = plan_make(&p->cx, clip_forward, p->engine->clip, &ids);
     return p->text ? GIMBAL_OK : pass_on(&p->err, err);
+}
+
+/* Of a base network's predictions that are kept for clips with the same base noise; and their number. */
+static int memo_entries(const Run *run)
+{
+    enum { MOST = 1 << 28 };
+    const uint64_t one = 3 * sizeof(float) * (shape_count(run->shape) / (uint64_t)run->shape.f);
+    return (int)MIN(MAX(MOST / one, 1), (uint64_t)run->calls);
+}
+
+/* Of two networks what there is beside a guide's clip: the base's keys, a group twice, a frame three times. */
+static uint64_t split_floats(const gimbal_engine *e, const Run *run)
+{
+    if (!e->residual)
+        return 0;
+    const uint64_t frame = shape_count(run->shape) / (uint64_t)run->shape.f,
+                   keys = (uint64_t)unet_text_width(e->residual) * TOKENS * (uint64_t)run->batch;
+    return keys + frame * (3 + 2 * (uint64_t)split_group(run->shape) + 3 * (uint64_t)memo_entries(run));
 }
 
 /* Arrays beside the plans: the guide's clip and prompts, the driver's and sampler's (about ten clips),
@@ -109,7 +163,8 @@ static uint64_t host_bytes(const gimbal_engine *e, const Run *run)
     const uint64_t branches = run->batch == 3 ? 2 * clip : 0; /* the guide's further two */
     const uint64_t video =
         run->s.chunks > 1 ? 2 * shape_count(run->whole) : 0; /* the driver's, the caller's */
-    return sizeof(float) * (11 * clip + prompts + given + 6 * channel + branches + video) + picture + begin;
+    return sizeof(float) * (11 * clip + prompts + given + 6 * channel + branches + video + split_floats(e, run)) +
+           picture + begin;
 }
 
 int plans_make(Plans *p, const gimbal_engine *e, const Run *run, gimbal_error *err)
@@ -121,7 +176,9 @@ int plans_make(Plans *p, const gimbal_engine *e, const Run *run, gimbal_error *e
     cx_init(&p->cx, cpu_chain(), run->s.threads, &p->err);
     int code = plan_text(p, err);
     if (!code)
-        code = plan_guide(p, run, err);
+        code = plan_unet(p, run, err);
+    if (!code && e->residual)
+        memo_room(e->memo, memo_entries(run), shape_count(run->shape) / (size_t)run->shape.f);
     if (!code)
         code = plans_decode(p, run->whole, err);
     gimbal_shape pictures = run->shape;
@@ -133,12 +190,28 @@ int plans_make(Plans *p, const gimbal_engine *e, const Run *run, gimbal_error *e
     return code;
 }
 
+static size_t guide_work_bytes(const Guide *g)
+{
+    size_t most = g->text ? plan_bytes(g->text) : 0;
+    for (int i = 0; i < COUNT(g->plan); i++)
+        most = MAX(most, g->plan[i] ? plan_bytes(g->plan[i]) : 0);
+    return most;
+}
+
+/* All calls use the same packs; the text's are of other weights. */
+static size_t guide_pack_bytes(const Guide *g)
+{
+    size_t most = 0;
+    for (int i = 0; i < COUNT(g->plan); i++)
+        most = MAX(most, g->plan[i] ? plan_pack_bytes(g->plan[i]) : 0);
+    return most + (g->text ? plan_pack_bytes(g->text) : 0);
+}
+
 size_t plans_work_bytes(const Plans *p)
 {
     size_t nets = plan_bytes(p->text);
-    for (int i = 0; i < COUNT(p->guide.plan); i++)
-        nets = MAX(nets, p->guide.plan[i] ? plan_bytes(p->guide.plan[i]) : 0);
-    nets = MAX(nets, p->guide.text ? plan_bytes(p->guide.text) : 0);
+    nets = MAX(nets, guide_work_bytes(&p->guide));
+    nets = MAX(nets, guide_work_bytes(&p->base));
     nets = MAX(nets, p->vae ? plan_bytes(p->vae) : 0);
     nets = MAX(nets, p->tiles ? tiles_bytes(p->tiles) : 0);
     return MAX(nets, p->encoder ? plan_bytes(p->encoder) : 0);
@@ -146,10 +219,7 @@ size_t plans_work_bytes(const Plans *p)
 
 size_t plans_pack_bytes(const Plans *p)
 {
-    size_t guide = 0; /* both calls use the same packs */
-    for (int i = 0; i < COUNT(p->guide.plan); i++)
-        guide = MAX(guide, p->guide.plan[i] ? plan_pack_bytes(p->guide.plan[i]) : 0);
-    guide += p->guide.text ? plan_pack_bytes(p->guide.text) : 0; /* of other weights */
+    const size_t guide = guide_pack_bytes(&p->guide) + guide_pack_bytes(&p->base);
     return plan_pack_bytes(p->text) + guide + (p->vae ? plan_pack_bytes(p->vae) : 0) +
            (p->tiles ? tiles_pack_bytes(p->tiles) : 0) + (p->encoder ? plan_pack_bytes(p->encoder) : 0);
 }
@@ -202,41 +272,75 @@ static int take_work(Plans *p, gimbal_error *err)
     return GIMBAL_OK;
 }
 
-int plans_memory(Plans *p, gimbal_error *err)
+/* context: of the other network, which reads the same; NULL: one of its own. */
+static int guide_memory(Plans *p, Guide *g, float *context, gimbal_error *err)
 {
-    Guide *g = &p->guide;
-    TRY(enough_memory(p, err));
-    TRY(take_work(p, err));
     const size_t clips = g->batch == 3 ? 3 : 1, frame = shape_count(g->shape) / (size_t)g->shape.f;
     g->x = alloc_array(clips * shape_count(g->shape), sizeof(float));
     g->time = alloc_array(clips * (size_t)g->time_width, sizeof(float));
     g->stride = alloc_array(clips * (size_t)g->time_width, sizeof(float));
     g->blank = alloc_array(frame, sizeof(float));
-    g->context = alloc_array((size_t)g->batch * TOKENS * (size_t)g->context_width, sizeof(float));
+    g->context =
+        context ? context : alloc_array((size_t)g->batch * TOKENS * (size_t)g->context_width, sizeof(float));
     g->keys = alloc_array((size_t)g->batch * TOKENS * (size_t)MAX(g->keys_width, 1), sizeof(float));
-    if (!g->x || !g->time || !g->stride || !g->blank || !g->context || !g->keys)
+    g->numbers = alloc_array((size_t)(g->numbered ? g->shape.f : 1) * (size_t)g->time_width, sizeof(float));
+    if (!g->x || !g->time || !g->stride || !g->blank || !g->context || !g->keys || !g->numbers)
         return fail(err, GIMBAL_ENOMEM, "no memory for a clip of %zu values", shape_count(g->shape));
     for (size_t i = 0; i < clips; i++)
         timestep_features(p->frame_stride, g->time_width, g->stride + i * (size_t)g->time_width);
     return GIMBAL_OK;
 }
 
+static void guide_free(Guide *g)
+{
+    for (int i = 0; i < COUNT(g->plan); i++)
+        plan_free(g->plan[i]);
+    plan_free(g->text);
+    free(g->x); /* guide_memory's, as those below */
+    free(g->time);
+    free(g->stride);
+    free(g->numbers);
+    free(g->blank);
+    free(g->keys);
+}
+
+int plans_memory(Plans *p, gimbal_error *err)
+{
+    TRY(enough_memory(p, err));
+    TRY(take_work(p, err));
+    TRY(guide_memory(p, &p->guide, NULL, err));
+    if (!p->engine->residual)
+        return GIMBAL_OK;
+    TRY(guide_memory(p, &p->base, p->guide.context, err));
+    return split_memory(&p->split, err);
+}
+
+int plans_encoders(Plans *p, const gimbal_engine *e, int threads, gimbal_shape latents, gimbal_error *err)
+{
+    memset(p, 0, sizeof *p);
+    p->engine = e;
+    cx_init(&p->cx, cpu_chain(), threads, &p->err);
+    int code = plan_text(p, err);
+    if (!code)
+        code = plans_encode(p, latents, err);
+    if (!code)
+        code = take_work(p, err);
+    if (code)
+        plans_free(p);
+    return code;
+}
+
 /* What was taken: the caller of plans_make gives it back. */
 void plans_free(Plans *p)
 {
     plan_free(p->text);
-    for (int i = 0; i < COUNT(p->guide.plan); i++)
-        plan_free(p->guide.plan[i]);
-    plan_free(p->guide.text);
+    guide_free(&p->guide);
+    guide_free(&p->base);
+    free(p->guide.context); /* of both */
+    split_free(&p->split);
     plan_free(p->vae);
     tiles_free(p->tiles);
     plan_free(p->encoder);
-    free(p->guide.x);
-    free(p->guide.time);
-    free(p->guide.stride);
-    free(p->guide.blank);
-    free(p->guide.context);
-    free(p->guide.keys);
     if (p->work)
         munmap(p->work, p->work_bytes);
     if (p->engine)
@@ -294,4 +398,36 @@ int plans_moments(Plans *p, const float *pictures, const float **moments, gimbal
         return pass_on(&p->err, err);
     *moments = y->d;
     return GIMBAL_OK;
+}
+
+int plans_keys(Plans *p, gimbal_error *err)
+{
+    const Guide *g = &p->guide;
+    TRY(guide_text(&p->guide, err));
+    if (!p->engine->residual)
+        return GIMBAL_OK;
+    TRY(guide_text(&p->base, err));
+    Sha256 *sha = sha256_new();
+    if (!sha)
+        return fail(err, GIMBAL_ENOMEM, "no memory for a hash");
+    sha256_add(sha, g->context, (size_t)g->batch * TOKENS * (size_t)g->context_width * sizeof *g->context);
+    sha256_end(sha, p->split.memo_key.text);
+    return GIMBAL_OK;
+}
+
+Denoise plans_denoise(Plans *p)
+{
+    return p->engine->residual ? split_denoise(&p->split) : guide_denoise(&p->guide);
+}
+
+double plans_flops(const Plans *p, const Run *run)
+{
+    double sum = 0;
+    for (int i = 0; i < COUNT(run->calls_of); i++)
+        if (p->guide.plan[i])
+            sum += (double)run->calls_of[i] * p->groups * plan_flops(p->guide.plan[i]);
+    for (int i = 0; i < COUNT(run->base_of); i++)
+        if (p->base.plan[i])
+            sum += run->base_of[i] * plan_flops(p->base.plan[i]);
+    return sum;
 }

@@ -127,7 +127,7 @@ int session_texts(gimbal_session *s, gimbal_error *err)
     }
     if (batch > texts)
         memcpy(context, context + one, one * sizeof *context);
-    TRY(guide_text(&s->plans.guide, err));
+    TRY(plans_keys(&s->plans, err));
     s->encoded = true;
     return GIMBAL_OK;
 }
@@ -178,6 +178,8 @@ int session_start_run(gimbal_session *s, gimbal_error *err)
 {
     const Run *r = &s->run;
     TRY(white_init(&s->white, r->s.rng, r->s.seed, err));
+    if (r->s.base_seed)
+        s->white.shared_seed = r->s.base_seed;
     if (s->engine->family->step_by_frame)
         s->white.frames_first |= 1u << DRAW_STEP;
     TRY(begin_from(s, err));
@@ -206,7 +208,7 @@ int session_start_run(gimbal_session *s, gimbal_error *err)
         .chunk_given = r->s.chunk_latents,
         .n_chunk_given = r->s.n_chunk_latents,
         .shape = r->shape,
-        .net = guide_denoise(&s->plans.guide),
+        .net = plans_denoise(&s->plans),
         .cancel = &s->cancel,
         .progress = r->s.progress ? on_step : NULL,
         .user = s,

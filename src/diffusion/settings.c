@@ -59,6 +59,9 @@ static const gimbal_option table[] = {
             "image to video: how strictly the picture is followed; above 1 a third branch a step, whatever "
             "--cfg is; off at 1 and below",
             1, 0, 1000),
+    REAL_AS("cfg-base", cfg_base,
+            "VideoFusion: guidance scale of the base network, whose frame the others follow; 0: that of --cfg", 0, 0,
+            1000),
     REAL(rescale,
          "share of the guided prediction that is brought back to its unguided deviation, against harsh "
          "colours; "
@@ -71,6 +74,9 @@ static const gimbal_option table[] = {
     REAL(eta, "DDIM: noise put back at each step, 0 none, 1 as much as DDPM", 0, 0, 1),
     REAL(strength, "with a clip to begin from: share of the steps that is run; 1 forgets it", 0.8, 0, 1),
     {"seed", "same seed, same clip", GIMBAL_SEED, offsetof(gimbal_settings, seed), 0, 0, 0, NULL, NULL},
+    {"base-seed",
+     "seed of the noise that all frames share: the same base with other residuals, or the reverse; 0: --seed's",
+     GIMBAL_SEED, offsetof(gimbal_settings, base_seed), 0, 0, 0, NULL, NULL},
     CHOICE("rng", rng, "random numbers: gimbal's own, or PyTorch's CPU generator", "philox", rngs),
     TEXT(sampler, "how the steps are made", NULL),
     CHOICE("spacing", spacing, "where the steps lie in time", NULL, spacings),
@@ -216,9 +222,32 @@ static int check_picture(const gimbal_settings *s, const gimbal_engine *e, gimba
     return (gimbal_needs_image(e) ? check_image : check_no_image)(s, e, err);
 }
 
+/* What two networks that share a clip's noise can do and a single one cannot, and the reverse. */
+static int check_split(const gimbal_settings *s, const gimbal_engine *e, gimbal_error *err)
+{
+    if (!e->family->split)
+        return s->cfg_base > 0 ? fail(err, GIMBAL_EUSAGE,
+                                      "--cfg-base is %g, but this %s model has no base network of its own",
+                                      s->cfg_base, e->family->name)
+                               : GIMBAL_OK;
+    if (s->rescale > 0)
+        return fail(err, GIMBAL_EUSAGE, "--rescale is %g, which is not defined for the two networks of a %s model",
+                    s->rescale, e->family->name);
+    if (s->frames > SPLIT_FRAMES)
+        return fail(err, GIMBAL_EUSAGE, "--frames is %d, a %s model makes at most %d", s->frames, e->family->name,
+                    SPLIT_FRAMES);
+    if (e->split.listed && s->frames != e->split.frames)
+        return fail(err, GIMBAL_EUSAGE,
+                    "--frames is %d, but \"lambda\" of %s lists the shares of %d frames, and clips of another "
+                    "length have none",
+                    s->frames, e->part[PART_SPLIT].where, e->split.frames);
+    return GIMBAL_OK;
+}
+
 static int check_model(const gimbal_settings *s, const gimbal_engine *e, gimbal_error *err)
 {
     const int most = e->shape.max_frames;
+    TRY(check_split(s, e, err));
     if (most > 0 && s->frames > most)
         return fail_hint(err, GIMBAL_EUSAGE,
                          "motion_max_seq_length of the adapter is the limit; make several clips instead",
@@ -305,13 +334,32 @@ static int count_calls(Run *r, gimbal_error *err)
         const int steps = (pass[i].to - pass[i].from) * r->s.chunks, batch = pass[i].branches;
         r->calls += steps, r->calls_of[batch - 1] += steps;
         r->batch = MAX(r->batch, batch);
+        if (r->share) {
+            const int base = branches(r->s.cfg_base > 0 ? r->s.cfg_base : pass[i].cfg);
+            r->base_of[base - 1] += steps;
+            r->batch = MAX(r->batch, base);
+        }
     }
     return GIMBAL_OK;
 }
 
-static int parse_plugins(Run *r, gimbal_error *err)
+static int parse_noise(Run *r, gimbal_error *err)
 {
     TRY(noise_parse(r->s.noise, &r->noise, &r->noise_self, &r->keep, err));
+    if (r->s.base_seed && !r->noise->shares)
+        return fail_hint(err, GIMBAL_EUSAGE, "--noise shared has a base",
+                         "--base-seed is %llu, but the frames of --noise %s share no noise",
+                         (unsigned long long)r->s.base_seed, r->noise->name);
+    if (r->s.base_seed && strcmp(r->s.rng, "philox"))
+        return fail_hint(err, GIMBAL_EUSAGE, "use --rng philox",
+                         "--base-seed is %llu, but --rng %s is one sequence for all noise",
+                         (unsigned long long)r->s.base_seed, r->s.rng);
+    return r->noise->fit ? r->noise->fit(r->noise_self, r->shape.f, r->share, err) : GIMBAL_OK;
+}
+
+static int parse_plugins(Run *r, gimbal_error *err)
+{
+    TRY(parse_noise(r, err));
     TRY(sampler_parse(r->s.sampler, &r->sampler, &r->sampler_self, &r->keep, err));
     TRY(reinit_parse(r->s.reinit, &r->reinit, &r->reinit_self, &r->keep, err));
     if (r->s.eta > 0 && !r->sampler->takes_eta)
@@ -323,6 +371,20 @@ static int parse_plugins(Run *r, gimbal_error *err)
                          "%s is given, but neither the model nor --reinit %s would use it",
                          r->s.reference ? "a reference" : "a picture", r->reinit->name);
     return count_calls(r, err);
+}
+
+/* Of a model whose two networks share the noise: each frame's share of the base. */
+static int take_share(Run *r, const gimbal_engine *e, gimbal_error *err)
+{
+    if (!e->family->split)
+        return GIMBAL_OK;
+    double *share = arena_alloc(&r->keep, (size_t)r->shape.f * sizeof *share);
+    if (!share)
+        return fail(err, GIMBAL_ENOMEM, "no memory for %d frames", r->shape.f);
+    for (int f = 0; f < r->shape.f; f++)
+        share[f] = split_share(&e->split, r->shape.f, f);
+    r->share = share;
+    return GIMBAL_OK;
 }
 
 static int resolve(Run *r, const gimbal_engine *e, gimbal_error *err)
@@ -338,6 +400,7 @@ static int resolve(Run *r, const gimbal_engine *e, gimbal_error *err)
     r->whole.f = r->s.chunks * (r->s.frames - 1) + 1;
     r->s.threads = r->s.threads > 0 ? r->s.threads : threads_available();
     TRY(check_tensors(&r->s, r->shape, err));
+    TRY(take_share(r, e, err));
     TRY(engine_schedule(e, r->s.betas, r->s.spacing, &r->schedule, &note, &r->keep, err));
     return parse_plugins(r, err);
 }

@@ -2,7 +2,8 @@
  *
  * Two generators. "philox" makes a value a function of (seed, stream, absolute frame, channel, y, x), so
  * that a longer clip begins with the shorter one and no draw depends on another; the stream tells apart
- * what the noise is for: why<<28 | lane<<24 | pass<<16 | step. "torch" is one sequence,
+ * what the noise is for: why<<28 | lane<<24 | pass<<16 | step. The lane that a clip shares may have a seed of
+ * its own. "torch" is one sequence,
  * torch.randn([1,C,F,h,w]) call after call: who asks first gets the first values, and absolute frames
  * mean nothing. Some of the reference's pipelines draw frame by frame, [F,C,h,w]: frames_first.
  *
@@ -21,7 +22,7 @@ static int draw_philox(void *self, const DrawReq *req, float *out)
         return GIMBAL_EUSAGE;
     const uint32_t stream = (uint32_t)req->why << 28 | (uint32_t)req->lane << 24 | (uint32_t)req->pass << 16 |
                             (uint32_t)req->step;
-    philox_normal(white->seed, stream, req->frame0, req->shape, out);
+    philox_normal(req->lane == 1 ? white->shared_seed : white->seed, stream, req->frame0, req->shape, out);
     return GIMBAL_OK;
 }
 
@@ -48,7 +49,7 @@ static int draw_torch(void *self, const DrawReq *req, float *out)
 
 int white_init(WhiteNoise *white, const char *rng, uint64_t seed, gimbal_error *err)
 {
-    *white = (WhiteNoise){.seed = seed};
+    *white = (WhiteNoise){.seed = seed, .shared_seed = seed};
     if (rng && !strcmp(rng, "torch")) {
         white->torch = true;
         torch_seed(&white->rng, seed);

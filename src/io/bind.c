@@ -111,8 +111,7 @@ static int bind_leaf(Params *p, Weight *w)
     return GIMBAL_OK;
 }
 
-/* '*' in the pattern stands for any text. */
-static bool matches(const char *pattern, const char *name)
+bool name_matches(const char *pattern, const char *name)
 {
     const char *star = NULL, *again = NULL;
     while (*name) {
@@ -133,7 +132,7 @@ static bool matches(const char *pattern, const char *name)
 static bool ignored(const char *const *ignore, const char *name)
 {
     for (; ignore && *ignore; ignore++)
-        if (matches(*ignore, name))
+        if (name_matches(*ignore, name))
             return true;
     return false;
 }

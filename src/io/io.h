@@ -127,9 +127,13 @@ typedef struct {
 } Rename;
 /* Spellings of old diffusers files (VAE attention: query, key, value, proj_attn). names.c */
 extern const Rename old_diffusers_names[];
+/* AnimateDiff's own spelling of motion modules: all of the list apply to a name. names.c */
+extern const Rename animatediff_names[];
 /* What file has such a name in it ("the file looks like a LoRA: ..."), or NULL. names.c */
 const char *foreign_spelling(const char *name);
 
+/* Whether the whole name fits; '*' in the pattern stands for any text. */
+bool name_matches(const char *pattern, const char *name);
 /* Strict both ways: every parameter that `params(self, p)` declares is bound once to a tensor of its shape
  * (1x1 convolutions may be stored as linear and the reverse), every tensor of the set is used, or matches
  * `ignore` (exact name, or a pattern with * ; NULL-terminated, may be NULL). W_TABLE parameters may be absent

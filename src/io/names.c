@@ -13,6 +13,22 @@ const Rename old_diffusers_names[] = {
     {".proj_attn.", ".to_out.0."}, {NULL, NULL},
 };
 
+/* Motion modules as AnimateDiff's own files spell them; every rename applies, in this order from canonical
+ * names and to them. The file has a module's position table twice: attention 1 carries it too. */
+const Rename animatediff_names[] = {
+    {".temporal_transformer.norm.", ".norm."},
+    {".temporal_transformer.proj_in.", ".proj_in."},
+    {".temporal_transformer.proj_out.", ".proj_out."},
+    {".temporal_transformer.transformer_blocks.", ".transformer_blocks."},
+    {".attention_blocks.0.pos_encoder.", ".pos_embed."},
+    {".attention_blocks.0.", ".attn1."},
+    {".attention_blocks.1.", ".attn2."},
+    {".norms.0.", ".norm1."},
+    {".norms.1.", ".norm2."},
+    {".ff_norm.", ".norm3."},
+    {NULL, NULL},
+};
+
 static const struct {
     const char *inside, *is;
 } foreign[] = {

@@ -153,9 +153,8 @@ Tensor *attention_forward(Cx *cx, Attention *a, Tensor *x, Tensor *context, Tens
 
 /* ---- transformer ------------------------------------------------------------------------- */
 
-/* table [L,C], w = 10000^(-m/period); the angle is rounded to float32 as in the tables that adapter files
- * carry. */
-static void sinusoid(float *table, int length, int width, int period)
+/* w = 10000^(-m/period); the angle is rounded to float32 as in the tables that adapter files carry. */
+void position_table(float *table, int length, int width, int period)
 {
     for (int m = 0; m < width; m += 2) {
         const float w = (float)exp(m * -log(10000.0) / period);
@@ -174,7 +173,7 @@ static Weight *computed_table(Arena *keep, int length, int width, int period)
     float *table = arena_alloc(keep, sizeof(float) * (size_t)length * (size_t)width);
     if (!w || !table)
         return NULL;
-    sinusoid(table, length, width, period);
+    position_table(table, length, width, period);
     *w = (Weight){
         .name = "pos_embed.pe", .kind = W_TABLE, .type = F32, .nd = 3, .n = {1, length, width}, .own = table};
     return w;

@@ -1,5 +1,5 @@
 /* config.c: what families read from U-Net configs in the same way: widths, block types, lists per level,
- * norms, sizes.
+ * norms, sizes; all of UNet2DConditionModel.
  *
  * Every reader checks its range and names file, key, expected and found. Defaults that differ between the
  * constructors of diffusers are the caller's to say.
@@ -110,4 +110,97 @@ int config_sample_size(const Config *c, int def, int size[2])
         return fail(c->err, GIMBAL_EMODEL,
                     "%s: \"sample_size\" must be a number from 1 to 4096, or [height, width]", c->where);
     return GIMBAL_OK;
+}
+
+/* ---- an image U-Net, whole --------------------------------------------------------------- */
+
+/* Keys of UNet2DConditionModel of which one value is implemented. */
+static const ConfigRule unet2d_rules[] = {
+    {"act_fn", "\"silu\"|\"swish\""},
+    {"mid_block_type", "\"UNetMidBlock2DCrossAttn\""},
+    {"downsample_padding", "1"},
+    {"mid_block_scale_factor", "1"},
+    {"conv_in_kernel", "3"},
+    {"conv_out_kernel", "3"},
+    {"center_input_sample", "false"},
+    {"dual_cross_attention", "false"},
+    {"attention_type", "\"default\""},
+    {"num_attention_heads", "null"}, /* diffusers refuses it too: attention_head_dim holds the count */
+    {"mid_block_only_cross_attention", "null|false"},
+    {"cross_attention_norm", "null"},
+    {"reverse_transformer_layers_per_block", "null"},
+    {"resnet_time_scale_shift", "\"default\""},
+    {"resnet_skip_time_act", "false"},
+    {"resnet_out_scale_factor", "1"},
+    {"time_embedding_type", "\"positional\""},
+    {"time_embedding_act_fn", "null"},
+    {"timestep_post_act", "null"},
+    {"time_cond_proj_dim", "null"},
+    {"encoder_hid_dim", "null"},
+    {"encoder_hid_dim_type", "null"},
+    {"num_class_embeds", "null"},
+    {"class_embeddings_concat", "false"},
+    {"projection_class_embeddings_input_dim", "null"},
+    {"addition_embed_type", "null"},
+    {"addition_time_embed_dim", "null"},
+    {NULL, NULL},
+};
+
+/* One width for all levels: there is one text. */
+static int text_width(const Config *c, UnetShape *s)
+{
+    int width[MAX_LEVELS];
+    TRY(config_per_level(c, "cross_attention_dim", 1280, s->levels, CONFIG_WIDTH, width));
+    for (int i = 1; i < s->levels; i++)
+        if (width[i] != width[0])
+            return fail(c->err, GIMBAL_EMODEL,
+                        "%s: \"cross_attention_dim\" differs between levels (%d and %d): one text "
+                        "encoder cannot serve both",
+                        c->where, width[0], width[i]);
+    s->context = width[0];
+    return GIMBAL_OK;
+}
+
+/* Whether the network is told a number beside the timestep: VideoFusion's residual network, each frame's. */
+static int class_embedding(const Config *c, bool numbered)
+{
+    static const ConfigRule none[] = {{"class_embed_type", "null"}, {NULL, NULL}},
+                            number[] = {{"class_embed_type", "\"timestep\""}, {NULL, NULL}};
+    if (!numbered)
+        return json_refuse(c->json, c->where, none, c->err);
+    if (!json_object_get(c->json, "class_embed_type"))
+        return fail(c->err, GIMBAL_EMODEL,
+                    "%s: \"class_embed_type\" is absent, expected \"timestep\": this network is told each "
+                    "frame's number",
+                    c->where);
+    return json_refuse(c->json, c->where, number, c->err);
+}
+
+int config_unet2d(const Config *c, bool numbered, UnetShape *s)
+{
+    int time_width;
+    TRY(json_refuse(c->json, c->where, unet2d_rules, c->err));
+    TRY(class_embedding(c, numbered));
+    TRY(config_widths(c, s->width, &s->levels));
+    TRY(config_block_types(c, "down_block_types", "CrossAttnDownBlock2D", "DownBlock2D", 3, s->levels,
+                           s->down_attn));
+    TRY(config_block_types(c, "up_block_types", "CrossAttnUpBlock2D", "UpBlock2D", 0, s->levels, s->up_attn));
+    TRY(config_per_level(c, "layers_per_block", 2, s->levels, MAX_LAYERS, s->layers));
+    TRY(config_per_level(c, "attention_head_dim", 8, s->levels, CONFIG_WIDTH, s->heads));
+    TRY(config_per_level(c, "transformer_layers_per_block", 1, s->levels, CONFIG_DEPTH, s->depth));
+    TRY(text_width(c, s));
+    TRY(config_norm(c, s));
+    TRY(json_get_bool(c->json, c->where, "use_linear_projection", false, &s->linear_proj, c->err));
+    s->mid_attn = true;
+    s->numbered = numbered;
+    const int usual = 4 * s->width[0];
+    if (!json_is_null(json_object_get(c->json, "time_embedding_dim"))) {
+        TRY(json_get_int(c->json, c->where, "time_embedding_dim", usual, 1, 1 << 20, &time_width, c->err));
+        if (time_width != usual)
+            return fail(c->err, GIMBAL_EMODEL,
+                        "%s: \"time_embedding_dim\" is %d; only null or 4 x \"block_out_channels\"[0], "
+                        "%d, is supported",
+                        c->where, time_width, usual);
+    }
+    return config_channels(c, s);
 }

@@ -13,39 +13,6 @@
 
 #include <string.h>
 
-/* Keys of UNet2DConditionModel of which one value is implemented. */
-static const ConfigRule unet_rules[] = {
-    {"act_fn", "\"silu\"|\"swish\""},
-    {"mid_block_type", "\"UNetMidBlock2DCrossAttn\""},
-    {"downsample_padding", "1"},
-    {"mid_block_scale_factor", "1"},
-    {"conv_in_kernel", "3"},
-    {"conv_out_kernel", "3"},
-    {"center_input_sample", "false"},
-    {"dual_cross_attention", "false"},
-    {"attention_type", "\"default\""},
-    {"num_attention_heads", "null"}, /* diffusers refuses it too: attention_head_dim holds the count */
-    {"mid_block_only_cross_attention", "null|false"},
-    {"cross_attention_norm", "null"},
-    {"reverse_transformer_layers_per_block", "null"},
-    {"resnet_time_scale_shift", "\"default\""},
-    {"resnet_skip_time_act", "false"},
-    {"resnet_out_scale_factor", "1"},
-    {"time_embedding_type", "\"positional\""},
-    {"time_embedding_act_fn", "null"},
-    {"timestep_post_act", "null"},
-    {"time_cond_proj_dim", "null"},
-    {"encoder_hid_dim", "null"},
-    {"encoder_hid_dim_type", "null"},
-    {"class_embed_type", "null"},
-    {"num_class_embeds", "null"},
-    {"class_embeddings_concat", "false"},
-    {"projection_class_embeddings_input_dim", "null"},
-    {"addition_embed_type", "null"},
-    {"addition_time_embed_dim", "null"},
-    {NULL, NULL},
-};
-
 static const ConfigRule motion_rules[] = {
     {"_class_name", "\"MotionAdapter\""},
     {"conv_in_channels", "null|0"}, /* PIA: 9 */
@@ -54,50 +21,6 @@ static const ConfigRule motion_rules[] = {
 
 /* Asked only when the mid block has motion at all: diffusers' network has room for one module there. */
 static const ConfigRule mid_rules[] = {{"motion_mid_block_layers_per_block", "1"}, {NULL, NULL}};
-
-/* ---- the U-Net's config ------------------------------------------------------------------ */
-
-/* One width for all levels: there is one text. */
-static int text_width(const Config *c, UnetShape *s)
-{
-    int width[MAX_LEVELS];
-    TRY(config_per_level(c, "cross_attention_dim", 1280, s->levels, CONFIG_WIDTH, width));
-    for (int i = 1; i < s->levels; i++)
-        if (width[i] != width[0])
-            return fail(c->err, GIMBAL_EMODEL,
-                        "%s: \"cross_attention_dim\" differs between levels (%d and %d): one text "
-                        "encoder cannot serve both",
-                        c->where, width[0], width[i]);
-    s->context = width[0];
-    return GIMBAL_OK;
-}
-
-static int unet_config(const Config *c, UnetShape *s)
-{
-    int time_width;
-    TRY(json_refuse(c->json, c->where, unet_rules, c->err));
-    TRY(config_widths(c, s->width, &s->levels));
-    TRY(config_block_types(c, "down_block_types", "CrossAttnDownBlock2D", "DownBlock2D", 3, s->levels,
-                           s->down_attn));
-    TRY(config_block_types(c, "up_block_types", "CrossAttnUpBlock2D", "UpBlock2D", 0, s->levels, s->up_attn));
-    TRY(config_per_level(c, "layers_per_block", 2, s->levels, MAX_LAYERS, s->layers));
-    TRY(config_per_level(c, "attention_head_dim", 8, s->levels, CONFIG_WIDTH, s->heads));
-    TRY(config_per_level(c, "transformer_layers_per_block", 1, s->levels, CONFIG_DEPTH, s->depth));
-    TRY(text_width(c, s));
-    TRY(config_norm(c, s));
-    TRY(json_get_bool(c->json, c->where, "use_linear_projection", false, &s->linear_proj, c->err));
-    s->mid_attn = true;
-    const int usual = 4 * s->width[0];
-    if (!json_is_null(json_object_get(c->json, "time_embedding_dim"))) {
-        TRY(json_get_int(c->json, c->where, "time_embedding_dim", usual, 1, 1 << 20, &time_width, c->err));
-        if (time_width != usual)
-            return fail(c->err, GIMBAL_EMODEL,
-                        "%s: \"time_embedding_dim\" is %d; only null or 4 x \"block_out_channels\"[0], "
-                        "%d, is supported",
-                        c->where, time_width, usual);
-    }
-    return config_channels(c, s);
-}
 
 /* ---- the motion adapter's config --------------------------------------------------------- */
 
@@ -179,7 +102,7 @@ static int shape(const FolderConfigs *configs, UnetShape *out, RunDefaults *run,
     const Config unet = {configs->unet, configs->unet_where, err},
                  motion = {configs->motion, configs->motion_where, err};
     UnetShape s = {0};
-    TRY(unet_config(&unet, &s));
+    TRY(config_unet2d(&unet, false, &s));
     TRY(unet_check(&s, unet.where, NULL, err)); /* its own faults before the adapter is held against it */
     if (motion.json) /* without one the model still opens: for its text encoder and VAE */
         TRY(motion_config(&motion, unet.where, &s));

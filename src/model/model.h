@@ -80,6 +80,8 @@ int transformer_init(Transformer *, Arena *keep, int channels, int inner, int he
  * from the file (rotary), or sinusoids of half the motion modules' pitch for up to 256 frames. */
 int transformer_blend(Transformer *, Arena *keep, bool window, bool rotary, gimbal_error *err);
 void transformer_params(Params *, Transformer *);
+/* Sinusoids of positions, table [length,width]; period: width for motion modules. */
+void position_table(float *table, int length, int width, int period);
 /* What a transformer over space reads beside the pictures. */
 typedef struct {
     Tensor *of; /* [B,L,D], or NULL (temporal: attn2 sees the pixel's frames again) */
@@ -117,6 +119,7 @@ typedef struct {
     int blend_heads; /* temporal layers that are blended with their input: heads over time; 0: none */
     bool rotary;     /* their positions rotate queries and keys, or are sinusoids added to what is read */
     bool stride;     /* the distance of frames is embedded as the timestep is */
+    bool numbered;   /* so is every frame's own number (class_embed_type "timestep"); no layers over time */
     /* motion modules: one after every site; motion_heads[i] 0 means none at all */
     int motion_heads[MAX_LEVELS], motion_depth[MAX_LEVELS], motion_mid_depth, motion_layers, max_frames;
     bool motion, motion_mid;
@@ -139,10 +142,12 @@ typedef struct {
     Unet *unet;
     int frames;
     bool norm_clip; /* motion modules' GroupNorm covers all frames of the clip (diffusers), or one frame */
+    bool still;     /* motion modules are passed by: pictures, not clips */
     bool keyed;     /* in[2] is unet_text's result [B,L,unet_text_width], not the context */
 } UnetCall;
 /* in: x [B*F,h,w,in], t [B,width0] sinusoidal features, context [B,L,D] -> prediction [B*F,h,w,out]; with
- * shape.stride a fourth input: features of the frame stride (timestep_features of the number), shaped as t.
+ * shape.stride a fourth input: features of the frame stride (timestep_features of the number), shaped as t;
+ * with shape.numbered that of frames' numbers, counted from 1: [B*F,width0].
  * x and t of one clip serve B contexts (guidance): what no text has reached yet is computed once. Clips whose
  * frame 0 differs (guidance by the image) are not one clip. */
 Tensor *unet_forward(Cx *, void *unet_call, Tensor **in);
@@ -277,8 +282,8 @@ extern const char *const i3d_ignore[];
 
 /* What configs lie in a folder; json NULL where a part is absent. `where` fields are paths for messages. */
 typedef struct {
-    const json_t *index, *unet, *motion, *scheduler;
-    const char *unet_where, *motion_where, *scheduler_where;
+    const json_t *index, *unet, *motion, *scheduler, *residual, *split; /* the last: videofusion.json */
+    const char *unet_where, *motion_where, *scheduler_where, *residual_where, *split_where;
 } FolderConfigs;
 
 /* One of them, and where the first error goes. */
@@ -305,6 +310,9 @@ int config_norm(const Config *, UnetShape *);     /* norm_num_groups, norm_eps *
 int config_channels(const Config *, UnetShape *); /* in_channels, out_channels: the same number */
 /* sample_size, a number or [height, width]; `def` when it is absent or null. */
 int config_sample_size(const Config *, int def, int size[2]);
+/* All of a UNet2DConditionModel as diffusers builds it; keys of which one value is implemented are refused by
+ * name. numbered: it must be one that is told a number beside the timestep, else it must not. */
+int config_unet2d(const Config *, bool numbered, UnetShape *);
 
 /* Numbers a run falls back on. */
 typedef struct {
@@ -314,6 +322,19 @@ typedef struct {
     const char *noise, *reinit; /* specs of the noise that it was trained with; NULL: white, none */
 } RunDefaults;
 
+/* How VideoFusion splits a clip's noise: eps[f] = sqrt(l) base + sqrt(1 - l) residual[f], l the share of frame
+ * f, 1 of the key frame, whose noise is the base. family_videofusion.c */
+enum { SPLIT_FRAMES = 512 }; /* of the longest clip */
+typedef struct {
+    int frames, key;             /* of what was trained; key counted from 0 */
+    bool listed;                 /* lambda holds a share for each frame, else one for all but the key frame */
+    double lambda[SPLIT_FRAMES]; /* in [0,1) off the key frame */
+    bool rescale; /* the residual network reads its frames at unit variance, at the timestep that they then have */
+} NoiseSplit;
+/* Of a clip of `frames` frames; a listed split knows its own number only. */
+int split_key(const NoiseSplit *, int frames);
+double split_share(const NoiseSplit *, int frames, int frame);
+
 /* A model family: one file and one line in FAMILIES. */
 typedef struct {
     const char *name, *help, *source;
@@ -321,14 +342,17 @@ typedef struct {
     bool needs_motion;      /* weights also come from a motion adapter folder; else none is taken */
     bool step_by_frame;     /* its pipeline draws step noise frame by frame, [F,C,h,w]: --rng torch follows */
     int (*shape)(const FolderConfigs *, UnetShape *out, RunDefaults *, gimbal_error *err);
+    /* Of two networks, the one that `shape` tells and a second one; NULL: one network. */
+    int (*split)(const FolderConfigs *, const UnetShape *base, UnetShape *residual, NoiseSplit *,
+                 gimbal_error *err);
     const char *const *unet_ignore, *const *motion_ignore;
     const char *const *unet_fresh; /* what training may begin without (bind_fresh); NULL: nothing */
 } Family;
-#define FAMILIES(X) X(animatediff) X(modelscope) X(consisti2v)
+#define FAMILIES(X) X(animatediff) X(modelscope) X(consisti2v) X(videofusion)
 #define FAMILY_EXTERN(name) extern const Family family_##name;
 FAMILIES(FAMILY_EXTERN)
 const Family *family_at(int i); /* NULL past the end */
-/* By class name; EMODEL lists the known ones. */
+/* By class name, and whether there is a videofusion.json; EMODEL lists the known ones. */
 int family_find(const Family **out, const FolderConfigs *, gimbal_error *err);
 
 #endif

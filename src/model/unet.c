@@ -14,6 +14,9 @@
  * layer that reads the text, inside the first transformer over space, and the text's keys and values once per
  * run (unet_text): the same sums, made less often.
  *
+ * VideoFusion's residual network (Luo et al. 2023) is an image U-Net that is told each frame's number: its
+ * embedding joins the timestep's, so that every frame has a row of its own.
+ *
  * Knows blocks and the numbers in UnetShape. Refuses to know configs, files, guidance and samplers. */
 #include "model/model.h"
 
@@ -44,7 +47,8 @@ typedef struct {
 
 struct Unet {
     UnetShape shape;
-    Weight conv_in[2], time1[2], time2[2], stride1[2], stride2[2], norm_out[2], conv_out[2];
+    Weight conv_in[2], time1[2], time2[2], norm_out[2], conv_out[2];
+    Weight second1[2], second2[2]; /* embedding of the frame stride, or of the frame's number */
     Weight mid_given[2];
     Transformer *entry; /* over time, behind conv_in; or NULL */
     Level down[MAX_LEVELS], up[MAX_LEVELS];
@@ -163,6 +167,9 @@ int unet_check(const UnetShape *s, const char *where, const char *motion_where, 
         return fail(err, GIMBAL_EMODEL,
                     "%s: %d input, %d output channels, %d groups, text width %d; all must be positive", where,
                     s->in, s->out, s->groups, s->context);
+    if (s->numbered && (s->stride || s->motion || s->temporal || s->blend_heads))
+        return fail(err, GIMBAL_EMODEL,
+                    "%s: a network that is told each frame's number has no layers over time", where);
     if (s->width[0] % 2)
         return fail(err, GIMBAL_EMODEL,
                     "%s: \"block_out_channels\"[0] is %d; the time embedding needs an even number", where,
@@ -388,9 +395,11 @@ void unet_params(void *unet, Params *p)
     pv_conv(p, "conv_in", u->conv_in, u->shape.in, base, 3);
     pv_linear(p, "time_embedding.linear_1", u->time1, base, 4 * base, true);
     pv_linear(p, "time_embedding.linear_2", u->time2, 4 * base, 4 * base, true);
-    if (u->shape.stride) {
-        pv_linear(p, "frame_stride_embedding.linear_1", u->stride1, base, 4 * base, true);
-        pv_linear(p, "frame_stride_embedding.linear_2", u->stride2, 4 * base, 4 * base, true);
+    if (u->shape.stride || u->shape.numbered) {
+        pv_in(p, "%s", u->shape.stride ? "frame_stride_embedding" : "class_embedding");
+        pv_linear(p, "linear_1", u->second1, base, 4 * base, true);
+        pv_linear(p, "linear_2", u->second2, 4 * base, 4 * base, true);
+        pv_out(p);
     }
     if (u->entry) {
         pv_in(p, "transformer_in");
@@ -455,17 +464,24 @@ void timestep_features(double t, int width, float *out)
 /* What stays the same through one call. */
 typedef struct {
     Cx *cx;
-    Graph motion; /* with one GroupNorm statistic per clip, or per frame */
+    Graph motion; /* with one GroupNorm statistic per clip, or per frame; NULL: passed by */
     Graph space;  /* on the text, or on keys and values made of it */
     int frames;
-    Tensor *given;       /* x, where every block sets frame 0 anew from it; or NULL */
-    Tensor *time, *text; /* [B,4*width0] through SiLU, or of the one clip that all texts share; [B,L,*] */
+    Tensor *given;        /* x, where every block sets frame 0 anew from it; or NULL */
+    Tensor *clips, *text; /* one row a clip, or of the one clip that all texts share; [B,L,*] */
+    Tensor *time[2];      /* [rows,4*width0] through SiLU, a row for each clip or frame; of all texts */
 } Flow;
 
 /* A tensor with one row for each clip of h: of all texts once h has met the first of them. */
 static Tensor *clips_of(const Flow *f, const Tensor *h)
 {
-    return h->n[0] == f->time->n[0] * f->frames ? f->time : f->text;
+    return h->n[0] == f->clips->n[0] * f->frames ? f->clips : f->text;
+}
+
+/* The embedding that h's resnets read: rows of clips serve however many frames h has, those of frames one. */
+static Tensor *time_of(const Flow *f, const Tensor *h)
+{
+    return f->time[h->n[0] != f->clips->n[0] * f->frames];
 }
 
 static int frames_of(Tensor *const *h_and_clips)
@@ -525,8 +541,9 @@ static Tensor *site_forward(const Flow *f, Site *site, Tensor *h, Tensor *skip, 
 {
     if (!h)
         return NULL;
-    h = skip ? block(f->cx, joined_resnet_graph, &site->resnet, (Tensor *[]){h, f->time, skip}, 3)
-             : block(f->cx, resnet_graph, &site->resnet, (Tensor *[]){h, f->time}, 2);
+    Tensor *time = time_of(f, h);
+    h = skip ? block(f->cx, joined_resnet_graph, &site->resnet, (Tensor *[]){h, time, skip}, 3)
+             : block(f->cx, resnet_graph, &site->resnet, (Tensor *[]){h, time}, 2);
     tap(f->cx, h, "%s.resnets.%d", path, j);
     if (site->conv && h)
         h = tap(f->cx, block(f->cx, conv_graph, site->conv, (Tensor *[]){h, clips_of(f, h)}, 2),
@@ -543,7 +560,7 @@ static Tensor *site_forward(const Flow *f, Site *site, Tensor *h, Tensor *skip, 
     else if (site->time && h)
         h = tap(f->cx, block(f->cx, time_clip_graph, site->time, (Tensor *[]){h, clips_of(f, h)}, 2),
                 "%s.temp_attentions.%d", path, j);
-    if (site->motion && h)
+    if (site->motion && f->motion && h)
         h = tap(f->cx, block(f->cx, f->motion, site->motion, (Tensor *[]){h, clips_of(f, h)}, 2),
                 "%s.motion_modules.%d", path, j);
     return h;
@@ -610,10 +627,23 @@ static bool text_fits(Cx *cx, const UnetCall *call, const Tensor *text, int64_t 
     return false;
 }
 
+/* Features of the frame stride, a row a clip, or of frames' numbers, a row a frame. */
+static bool second_fits(Cx *cx, const UnetShape *s, Tensor **in)
+{
+    const Tensor *x = in[3];
+    const int64_t rows = s->numbered ? in[0]->n[0] : in[1]->n[0];
+    if (!(s->stride || s->numbered) || (x->nd == 2 && x->n[0] == rows && x->n[1] == s->width[0]))
+        return true;
+    cx_fail(cx, GIMBAL_EMODEL, "U-Net: %s features [%lld,%lld], expected [%lld,%d]",
+            s->numbered ? "frame number" : "frame stride", (long long)x->n[0], (long long)x->n[1],
+            (long long)rows, s->width[0]);
+    return false;
+}
+
 static bool inputs_fit(Cx *cx, const UnetCall *call, Tensor **in)
 {
     const UnetShape *s = &call->unet->shape;
-    if (!in[0] || !in[1] || !in[2] || (s->stride && !in[3]))
+    if (!in[0] || !in[1] || !in[2] || ((s->stride || s->numbered) && !in[3]))
         return false;
     if (call->frames < 1 || in[0]->nd != 4 || in[0]->n[0] % call->frames || in[0]->n[3] != s->in)
         cx_fail(cx, GIMBAL_EMODEL,
@@ -626,11 +656,8 @@ static bool inputs_fit(Cx *cx, const UnetCall *call, Tensor **in)
         cx_fail(cx, GIMBAL_EMODEL, "U-Net: timestep features [%lld,%lld], expected [%lld,%d]",
                 (long long)in[1]->n[0], (long long)in[1]->n[1], (long long)in[0]->n[0] / call->frames,
                 s->width[0]);
-    else if (text_fits(cx, call, in[2], in[1]->n[0]) && s->stride && in[3] &&
-             (in[3]->nd != 2 || in[3]->n[0] != in[1]->n[0] || in[3]->n[1] != in[1]->n[1]))
-        cx_fail(cx, GIMBAL_EMODEL, "U-Net: frame stride features [%lld,%lld], expected [%lld,%lld]",
-                (long long)in[3]->n[0], (long long)in[3]->n[1], (long long)in[1]->n[0],
-                (long long)in[1]->n[1]);
+    else if (text_fits(cx, call, in[2], in[1]->n[0]))
+        second_fits(cx, s, in);
     return !cx_failed(cx);
 }
 
@@ -664,16 +691,22 @@ int unet_text_width(const Unet *u)
     return u->text_width;
 }
 
-/* The embedding of the timestep, and of the frame stride, through SiLU: every resnet reads it so, and nothing
- * else reads it. */
-static Tensor *embedding(Cx *cx, Unet *u, Tensor **in)
+/* The embedding of the timestep, and of the frame stride or the frames' numbers, through SiLU: every resnet
+ * reads it so, and nothing else reads it. With numbers a row a frame. */
+static Tensor *embedding(Cx *cx, Unet *u, Tensor **in, int frames)
 {
     Tensor *time = op_linear(cx, in[1], &u->time1[0], (Epi){.bias = &u->time1[1], .act = ACT_SILU});
-    if (!u->shape.stride)
+    if (!u->shape.stride && !u->shape.numbered)
         return op_linear(cx, time, &u->time2[0], (Epi){.bias = &u->time2[1], .act = ACT_SILU});
-    Tensor *stride = op_linear(cx, in[3], &u->stride1[0], (Epi){.bias = &u->stride1[1], .act = ACT_SILU});
-    stride = op_linear(cx, stride, &u->stride2[0], (Epi){.bias = &u->stride2[1]});
-    time = op_linear(cx, time, &u->time2[0], (Epi){.bias = &u->time2[1], .add = stride});
+    Tensor *second = op_linear(cx, in[3], &u->second1[0], (Epi){.bias = &u->second1[1], .act = ACT_SILU});
+    if (u->shape.numbered) {
+        time = op_linear(cx, time, &u->time2[0], (Epi){.bias = &u->time2[1]});
+        time = op_linear(cx, second, &u->second2[0],
+                         (Epi){.bias = &u->second2[1], .row = time, .row_per = frames});
+    } else {
+        second = op_linear(cx, second, &u->second2[0], (Epi){.bias = &u->second2[1]});
+        time = op_linear(cx, time, &u->time2[0], (Epi){.bias = &u->time2[1], .add = second});
+    }
     return op_act(cx, time, ACT_SILU);
 }
 
@@ -683,16 +716,18 @@ Tensor *unet_forward(Cx *cx, void *unet_call, Tensor **in)
     Unet *u = call->unet;
     if (!inputs_fit(cx, call, in))
         return NULL;
-    Tensor *time = embedding(cx, u, in);
+    Tensor *time = embedding(cx, u, in, call->frames);
     if (!tap(cx, time, "time_embedding.silu"))
         return NULL;
+    const int64_t texts = u->shape.numbered ? in[2]->n[0] / in[1]->n[0] : 1;
     const Flow f = {.cx = cx,
-                    .motion = call->norm_clip ? time_clip_graph : time_frame_graph,
+                    .motion = call->still ? NULL : call->norm_clip ? time_clip_graph : time_frame_graph,
                     .space = call->keyed ? space_keyed_graph : space_graph,
                     .frames = call->frames,
                     .given = u->shape.given_entry ? in[0] : NULL,
-                    .time = time,
-                    .text = in[2]};
+                    .clips = u->shape.numbered ? in[1] : time,
+                    .text = in[2],
+                    .time = {time, op_repeat(cx, time, texts)}};
 
     Tensor *skip[MAX_SKIPS],
         *h = op_conv2d(cx, in[0], &u->conv_in[0], 1, pad1, (Epi){.bias = &u->conv_in[1]});

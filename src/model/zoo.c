@@ -27,7 +27,7 @@ int family_find(const Family **out, const FolderConfigs *c, gimbal_error *err)
     const char *found = unet_class(c);
     *out = NULL;
     for (int i = 0; families[i]; i++) {
-        if (found && !strcmp(found, families[i]->unet_class)) {
+        if (found && !strcmp(found, families[i]->unet_class) && !families[i]->split == !c->split) {
             *out = families[i];
             return GIMBAL_OK;
         }

@@ -43,7 +43,7 @@ int call_weights(const Call *c, Weight *out[CALL_WEIGHTS])
 
 bool call_grows(const Call *c, const Tensor *t)
 {
-    return owner(t)->need_grad && t->type == F32 && !(c->op == OP_MSE && t == c->in[1] && t != c->in[0]);
+    return owner(t)->need_grad && t->type == F32 && !(c->op == OP_MSE && t != c->in[0]);
 }
 
 int backward_reads(OpCode op)

@@ -420,3 +420,17 @@ Tensor *op_mse(Cx *cx, Tensor *x, Tensor *target)
     c.flops = 3.0 * (double)tensor_count(x);
     return finish(cx, &c, 1, (int64_t[]){1});
 }
+
+Tensor *op_mse_weighted(Cx *cx, Tensor *x, Tensor *target, Tensor *weight)
+{
+    Call c = {.op = OP_MSE, .in = {x, target, weight}, .n_in = 3};
+    if (!ready(cx, &c, 0))
+        return NULL;
+    if (!same_shape(x, target->nd, target->n))
+        return wrong(cx, &c, "%s and target %s differ in shape", shape_of(x).s, shape_of(target).s);
+    if (weight->nd != 1 || weight->n[0] != x->n[0])
+        return wrong(cx, &c, "%s with weights %s, expected [%lld]", shape_of(x).s, shape_of(weight).s,
+                     (long long)x->n[0]);
+    c.flops = 3.0 * (double)tensor_count(x);
+    return finish(cx, &c, 1, (int64_t[]){1 + x->n[0]});
+}

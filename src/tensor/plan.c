@@ -259,6 +259,17 @@ double plan_flops(const Plan *p)
     return sum;
 }
 
+bool plan_learns(const Plan *p, const Weight *weight)
+{
+    Weight *w[CALL_WEIGHTS];
+    for (int i = 0; i < p->n_steps && weight->trainable; i++)
+        if (p->step[i].way == BACKWARD)
+            for (int k = call_weights(&p->step[i].call, w) - 1; k >= 0; k--)
+                if (w[k] == weight)
+                    return true;
+    return false;
+}
+
 bool plan_bf16(const Plan *p)
 {
     return p->bf16;

@@ -213,6 +213,8 @@ static int64_t cut_call(Call *c, int64_t units)
         if (c->op == OP_ADD || c->op == OP_CONCAT || c->op == OP_MSE || c->op == OP_BLEND ||
             c->op == OP_FIRST)
             c->in[1]->n[0] = n;
+        if (c->op == OP_MSE && c->n_in == 3)
+            c->in[2]->n[0] = n, c->out->n[0] = 1 + n;
         if (c->epi.add)
             c->epi.add->n[0] = n;
     }

@@ -154,6 +154,14 @@ static int block_backward(Cx *cx, Node *node)
     return cx->err->code;
 }
 
+/* A product once more for the input and for the weight, if they want it. Other ops are about twice as dear. */
+static double backward_flops(const Call *c)
+{
+    if (c->op != OP_CONV2D && c->op != OP_CONVT && c->op != OP_LINEAR)
+        return 2 * c->flops;
+    return (call_grows(c, c->in[0]) + c->w[0]->trainable) * c->flops;
+}
+
 static int call_backward(Cx *cx, Node *node)
 {
     Call *c = &node->call;
@@ -169,7 +177,7 @@ static int call_backward(Cx *cx, Node *node)
             return GIMBAL_EMODEL;
         }
     Call back = *c;
-    back.flops = 2 * c->flops; /* of the input and of the weight */
+    back.flops = backward_flops(c);
     return perform(cx, &back, BACKWARD);
 }
 

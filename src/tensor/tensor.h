@@ -143,6 +143,8 @@ size_t plan_bytes(const Plan *);      /* memory that plan_run needs: tensors and
 size_t plan_pack_bytes(const Plan *); /* weights that kernels will pack, each counted once */
 size_t plan_bound(const Plan *);      /* liveness bound: no packing of offsets can be below it */
 double plan_flops(const Plan *);
+/* Whether the plan holds a backward step that adds to this weight's gradient. */
+bool plan_learns(const Plan *, const Weight *);
 /* Predicted seconds: times the plan's distinct calls on scratch data for at most `budget` seconds, dearest
  * first, with fewer rows where a call is long, and extends by FLOPs and bytes. Needs memory of one call at a
  * time. */
@@ -273,6 +275,9 @@ Tensor *op_first(Cx *, Tensor *x, Tensor *first, int frames);
 Tensor *op_embed(Cx *, Weight *table, Tensor *ids, int64_t count);
 /* Mean of squared differences, [1]. The target gets no gradient. */
 Tensor *op_mse(Cx *, Tensor *x, Tensor *target);
+/* The same row by row of the first dimension: x [N,...], weight [N] -> [1 + N]: the sum of weight[i] m[i],
+ * then m[i], row i's mean of squared differences. The weights get no gradient. */
+Tensor *op_mse_weighted(Cx *, Tensor *x, Tensor *target, Tensor *weight);
 
 /* The one place that decides about recomputation: with cx->tape && cx->recompute only `in` and the result are
  * kept and the graph is run again in backward; else plainly graph(cx, self, in). At most 4 inputs. */

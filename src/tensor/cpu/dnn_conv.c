@@ -93,10 +93,12 @@ static bool job_make(Job *j, const Call *call, bool bias, bool plain, bool ready
     return true;
 }
 
-/* Memory beside tensors: weights with `own` values are laid out per band, since layouts may differ. */
+/* Memory beside tensors: weights with `own` values are laid out per band, since layouts may differ. What is to
+ * be trained has them by the time it runs. */
 static size_t job_bytes(const Cx *cx, const Job *j)
 {
-    const size_t layouts = j->call->w[0]->own ? (size_t)j->bands * j->packed : 0;
+    const Weight *w = j->call->w[0];
+    const size_t layouts = w->own || w->trainable ? (size_t)j->bands * j->packed : 0;
     return layouts + (size_t)cx->threads * j->each;
 }
 

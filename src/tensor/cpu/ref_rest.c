@@ -233,31 +233,54 @@ int ref_embed_back(Cx *cx, const Call *call)
 }
 
 /* One double sum in memory order: a loss is read far more often than it is waited for. */
+/* Rows of the first dimension: r / per of row r; one for all without weights. */
+static int64_t mse_parts(const Call *call, int64_t *per)
+{
+    const int64_t parts = call->n_in == 3 ? call->in[0]->n[0] : 1;
+    *per = tensor_rows(call->in[0]) / parts;
+    return parts;
+}
+
 int ref_mse(Cx *cx, const Call *call)
 {
     const Tensor *x = call->in[0], *target = call->in[1];
-    double sum = 0;
+    int64_t per;
+    const int64_t parts = mse_parts(call, &per);
+    float *out = call->out->d;
+    double total = 0;
     (void)cx;
-    for (int64_t r = 0; r < tensor_rows(x); r++)
-        for (int64_t c = 0; c < tensor_channels(x); c++) {
-            const double d = (double)row_at(x, r)[c] - row_at(target, r)[c];
-            sum += d * d;
-        }
-    *(float *)call->out->d = (float)(sum / (double)tensor_count(x));
+    for (int64_t i = 0; i < parts; i++) {
+        double sum = 0;
+        for (int64_t r = i * per; r < (i + 1) * per; r++)
+            for (int64_t c = 0; c < tensor_channels(x); c++) {
+                const double d = (double)row_at(x, r)[c] - row_at(target, r)[c];
+                sum += d * d;
+            }
+        sum /= (double)(per * tensor_channels(x));
+        if (call->n_in == 3)
+            out[1 + i] = (float)sum;
+        total += call->n_in == 3 ? sum * (double)((const float *)call->in[2]->d)[i] : sum;
+    }
+    out[0] = (float)total;
     return 0;
 }
 
 int ref_mse_back(Cx *cx, const Call *call)
 {
     const Tensor *x = call->in[0], *target = call->in[1];
-    int64_t ld = 0, ldx = 0;
-    const double g = *grad_of(call->out, &ld) * 2.0 / (double)tensor_count(x);
+    int64_t ld = 0, ldx = 0, per;
+    mse_parts(call, &per);
+    const float *g = grad_of(call->out, &ld), *weight = call->n_in == 3 ? call->in[2]->d : NULL;
     float *gx = grad_of(x, &ldx);
     if (!gx)
         return 0;
+    const double scale = 2.0 / (double)(per * tensor_channels(x));
     PARALLEL_FOR(cx, HEAVY)
-    for (int64_t r = 0; r < tensor_rows(x); r++)
+    for (int64_t r = 0; r < tensor_rows(x); r++) {
+        const int64_t i = r / per;
+        const double by = scale * (weight ? (double)g[0] * weight[i] + g[1 + i] : g[0]);
         for (int64_t c = 0; c < tensor_channels(x); c++)
-            gx[r * ldx + c] += (float)(g * ((double)row_at(x, r)[c] - row_at(target, r)[c]));
+            gx[r * ldx + c] += (float)(by * ((double)row_at(x, r)[c] - row_at(target, r)[c]));
+    }
     return 0;
 }

@@ -7,16 +7,10 @@
  * sizes and would push each other out of the cache: the rows of a few positions are gathered first, which is
  * not a permuted copy of the tensor. A position's keys of all sets lie behind each other then and are one
  * set, but under a causal mask. */
-#include "tensor/cpu/vec/attention.h"
+#include "tensor/cpu/vec/attention_time.h"
 
-/* SHARED: values of keys that stay in the cache while queries change; GATHER: values of a strip of positions,
- * of each operand. */
-enum { SHARED = 131072, GATHER = 16384 };
-
-static int64_t head_width(const Call *call)
-{
-    return tensor_channels(call->in[0]) / call->a.attn.arg.heads;
-}
+/* Values of keys that stay in the cache while queries change. */
+enum { SHARED = 131072 };
 
 bool VEC(attention_bf16)(const Cx *cx, const Call *call)
 {
@@ -103,32 +97,6 @@ static void over_space(Cx *cx, const Call *call)
 
 /* ---- over time ------------------------------------------------------------------------------ */
 
-/* What a thread gathers at once: `positions` positions' rows of a clip, at the channels of some heads. */
-typedef struct {
-    int64_t F, S, D, keys, clip, position, positions, head, heads; /* keys: of a position, of all sets */
-} Strip;
-
-/* The size of strips. */
-static Strip strip_of(const Call *call)
-{
-    const AttnArg *a = &call->a.attn.arg;
-    Strip s = {.F = a->frames,
-               .S = call->in[0]->n[1],
-               .D = head_width(call),
-               .keys = key_total(call),
-               .heads = a->heads};
-    const int64_t row = s.F * s.D; /* of one position and head */
-    s.heads = MAX(1, MIN(a->heads, 2 * GATHER / row));
-    s.positions = s.heads < a->heads ? 1 : MAX(1, MIN(s.S, GATHER / (row * s.heads)));
-    return s;
-}
-
-/* Of a strip with `rows` rows for each position. */
-static size_t strip_floats(const Strip *s, int64_t rows)
-{
-    return round64((size_t)(s->positions * rows * s->heads * s->D));
-}
-
 static size_t time_bytes(const Call *call)
 {
     Room room;
@@ -137,34 +105,12 @@ static size_t time_bytes(const Call *call)
            2 * (strip_floats(&s, s.F) + strip_floats(&s, s.keys)) * sizeof(float);
 }
 
-/* The strip's rows of t into [position][frame][channel], positions `each` rows apart. */
-static void gather(const Strip *s, const Tensor *t, int64_t each, float *to)
-{
-    const int64_t width = s->heads * s->D;
-    for (int64_t f = 0; f < s->F; f++)
-        for (int64_t i = 0; i < s->positions; i++)
-            memcpy(to + (i * each + f) * width,
-                   row_at(t, (s->clip * s->F + f) * s->S + s->position + i) + s->head * s->D,
-                   (size_t)width * sizeof(float));
-}
-
-static void gather_windows(const Call *call, int set, const Strip *s, const Tensor *t, float *to)
-{
-    const int64_t width = s->heads * s->D;
-    for (int64_t i = 0; i < s->positions; i++) {
-        const KeyRows rows = key_rows(call, set, s->clip * s->F, s->position + i);
-        for (int64_t j = 0; j < rows.count; j++)
-            memcpy(to + (i * s->keys + j) * width, row_at(t, key_row(&rows, j)) + s->head * s->D,
-                   (size_t)width * sizeof(float));
-    }
-}
-
 static void scatter(const Strip *s, const float *from, const Tensor *t)
 {
     const int64_t width = s->heads * s->D;
     for (int64_t f = 0; f < s->F; f++)
         for (int64_t i = 0; i < s->positions; i++)
-            memcpy(row_at(t, (s->clip * s->F + f) * s->S + s->position + i) + s->head * s->D,
+            memcpy(row_at(t, strip_row(s, f, i)) + s->head * s->D,
                    from + (i * s->F + f) * width, (size_t)width * sizeof(float));
 }
 
@@ -196,24 +142,6 @@ static void time_tile(const Call *call, const Strip *s, Gathered g, int64_t inde
     VEC(attend)(&p, room);
 }
 
-static void gather_strip(const Call *call, const Strip *s, const Gathered *g)
-{
-    int64_t at = 0;
-    gather(s, call->in[0], s->F, g->q);
-    for (int set = 0; set < call->a.attn.n_kv; set++) {
-        const bool window = call->a.attn.map[set] == KV_WINDOW;
-        for (int i = 0; i < 2; i++) {
-            const Tensor *t = call->in[1 + 2 * set + i];
-            float *to = (i ? g->v : g->k) + at * s->heads * s->D;
-            if (window)
-                gather_windows(call, set, s, t, to);
-            else
-                gather(s, t, s->keys, to);
-        }
-        at += window ? WINDOW_KEYS : s->F;
-    }
-}
-
 static void time_strip(const Call *call, const Strip *s)
 {
     const int64_t rows = (int64_t)strip_floats(s, s->F), keys = (int64_t)strip_floats(s, s->keys);
@@ -221,7 +149,9 @@ static void time_strip(const Call *call, const Strip *s)
     Room room;
     float *begin = (float *)(memory + VEC(furnish)(&room, memory, s->D, s->F, false));
     const Gathered all = {begin, begin + rows, begin + 2 * rows, begin + 2 * rows + keys};
-    gather_strip(call, s, &all);
+    gather(s, call->in[0]->d, call->in[0]->ld, s->F, all.q);
+    gather_keys(call, s, false, all.k);
+    gather_keys(call, s, true, all.v);
     for (int64_t i = 0; i < s->positions; i++)
         for (int64_t h = 0; h < s->heads; h++) {
             const int64_t q = (i * s->F * s->heads + h) * s->D, k = (i * s->keys * s->heads + h) * s->D;
@@ -235,14 +165,9 @@ static void time_strip(const Call *call, const Strip *s)
 static void over_time(Cx *cx, const Call *call)
 {
     const Strip size = strip_of(call);
-    const int64_t heads = call->a.attn.arg.heads, across = (heads + size.heads - 1) / size.heads,
-                  along = (size.S + size.positions - 1) / size.positions;
     PARALLEL_TILES(cx, NS_ATTENTION * call->flops)
-    for (int64_t i = 0; i < call->in[0]->n[0] / size.F * along * across; i++) {
-        Strip s = size;
-        s.clip = i / across / along;
-        s.position = i / across % along * size.positions, s.positions = MIN(size.positions, s.S - s.position);
-        s.head = i % across * size.heads, s.heads = MIN(size.heads, heads - s.head);
+    for (int64_t i = 0; i < strip_count(call, &size); i++) {
+        const Strip s = strip_at(call, &size, i);
         time_strip(call, &s);
     }
 }

@@ -1,11 +1,14 @@
 /* attention.h: a part of an attention call: up to AT_ONCE queries of one head, and the keys that all of them
  * see.
  *
- * attention.c cuts calls into parts, attention_part.c does one. */
+ * attention.c cuts calls into parts, attention_part.c does one. What their gradients share with them is here
+ * too. */
 #ifndef ATTENTION_H
 #define ATTENTION_H
 
-#include "tensor/cpu/vec/simd.h"
+#include "tensor/cpu/vec/math.h"
+
+#define LOG2_E 1.44269504f
 
 /* KEYS: of a block, even and a multiple of MR. AT_ONCE: a multiple of NR. */
 enum { KEYS = 96, AT_ONCE = 256, GROUPS = AT_ONCE / NR };
@@ -47,6 +50,50 @@ typedef struct {
     uint32_t *k, *v, *p;
     int64_t fetched, rate; /* rows fetched for what follows, and how many more after each slice */
 } Room;
+
+/* Where a block of VL of D channels begins: the last one overlaps the one before rather than being a part. */
+INLINE int64_t block_at(int64_t c, int64_t D)
+{
+    return MAX(0, MIN(c, D - VL));
+}
+
+/* Rows x of D channels times `by`, across lanes: out [D][nv * VL]; lanes beyond the last row repeat it. */
+INLINE void rows_to_lanes(const float *x, int64_t ldx, int64_t count, int64_t D, int nv, float by, float *out)
+{
+    const int64_t width = nv * VL;
+    for (int v = 0; v < nv; v++) {
+        const float *row[VL];
+        for (int i = 0; i < VL; i++)
+            row[i] = x + MIN(v * VL + i, count - 1) * ldx;
+        for (int64_t next = 0; next < D; next += VL) {
+            const int64_t c = block_at(next, D), n = MIN(VL, D - c);
+            V t[VL];
+            UNROLL for (int i = 0; i < VL; i++) t[i] = ld_some(row[i] + c, n) * by;
+            transpose(t);
+            float *to = out + c * width + v * VL;
+            for (int i = 0; i < n; i++)
+                st(to + i * width, t[i]);
+        }
+    }
+}
+
+/* Scores s [count][nv * VL] of keys from `from` on that queries from `index` on may not see. */
+static inline void hide_later(int64_t index, int64_t queries, int nv, int64_t from, int64_t count, float *s)
+{
+    const int64_t width = nv * VL;
+    for (int64_t j = MAX(0, index + 1 - from); j < count; j++)
+        for (int64_t i = 0; i < width; i++)
+            if (from + j > index + MIN(i, queries - 1))
+                s[j * width + i] = -INFINITY;
+}
+
+/* Cuts `bytes` off a block of memory, or only counts when there is none. */
+static inline void *cut(char *memory, size_t *used, size_t bytes)
+{
+    char *at = memory ? memory + *used : NULL;
+    *used += round64(bytes);
+    return at;
+}
 
 /* Furnishes a room for that many queries in `memory`, or with NULL finds out how much that takes. */
 size_t VEC(furnish)(Room *, char *memory, int64_t D, int64_t queries, bool bf16);

@@ -17,46 +17,11 @@
 
 enum { SLICE = 24 }; /* rows of a product between two fetches */
 
-/* 2^x for x <= 0, 1.5 ulp; 0 below -127. The polynomial is a minimax fit of our own on [-1/2, 1/2]; adding
- * 1.5 * 2^23 rounds, and leaves the integer in the low bits. */
-INLINE V exp2_v(V x)
-{
-    x = max_v(splat(-127.0f), x);
-    const V t = x + 12582912.0f, r = x - (t - 12582912.0f);
-    V p = r * 1.326471509e-3f + 9.671512771e-3f;
-    p = p * r + 5.550733773e-2f;
-    p = p * r + 2.402224208e-1f;
-    p = p * r + 6.931469776e-1f;
-    p = p * r + 1.0f;
-    return (V)((U)p + ((U)t << 23));
-}
-
 /* ---- queries in, results out ---------------------------------------------------------------- */
-
-/* Where a block of VL of D channels begins: the last one overlaps the one before rather than being a part. */
-INLINE int64_t block_at(int64_t c, int64_t D)
-{
-    return MAX(0, MIN(c, D - VL));
-}
 
 static void load_queries(const Part *p, int64_t from, Group *g)
 {
-    const int64_t width = g->nv * VL, D = p->D;
-    const float scale = p->scale * 1.44269504f;
-    for (int v = 0; v < g->nv; v++) {
-        const float *row[VL];
-        for (int i = 0; i < VL; i++)
-            row[i] = p->q + (from + MIN(v * VL + i, g->count - 1)) * p->ldq;
-        for (int64_t next = 0; next < D; next += VL) {
-            const int64_t c = block_at(next, D), n = MIN(VL, D - c);
-            V t[VL];
-            UNROLL for (int i = 0; i < VL; i++) t[i] = ld_some(row[i] + c, n) * scale;
-            transpose(t);
-            float *q = g->q + c * width + v * VL;
-            for (int i = 0; i < n; i++)
-                st(q + i * width, t[i]);
-        }
-    }
+    rows_to_lanes(p->q + from * p->ldq, p->ldq, g->count, p->D, g->nv, p->scale * LOG2_E, g->q);
 }
 
 static void store_results(const Part *p, int64_t from, const Group *g)
@@ -79,16 +44,6 @@ static void store_results(const Part *p, int64_t from, const Group *g)
 }
 
 /* ---- softmax -------------------------------------------------------------------------------- */
-
-/* Scores that a query may not see: `from` is the key of row 0. */
-static void hide_later(const Group *g, int64_t from, int64_t count, float *s)
-{
-    const int64_t width = g->nv * VL;
-    for (int64_t j = MAX(0, g->index + 1 - from); j < count; j++)
-        for (int64_t i = 0; i < width; i++)
-            if (from + j > g->index + MIN(i, g->count - 1))
-                s[j * width + i] = -INFINITY;
-}
 
 /* What is there of sums and results shrinks when the maximum rises to `top`. */
 INLINE void shrink(const int NV, Group *g, const V *top, int64_t D)
@@ -196,7 +151,7 @@ static void group_block(const Part *p, Group *g, const Keys *b, int64_t from, bo
         (g->nv == 2 ? product : product_narrow)(b->k + r * b->ldk, b->ldk, g->q, D, s + r * width, width,
                                                 MIN(SLICE, b->count - r), false);
     if (b->hides)
-        hide_later(g, from, b->count, s);
+        hide_later(g->index, g->count, g->nv, from, b->count, s);
     if (g->nv == 2)
         soften(2, g, s, b->count, D, first);
     else
@@ -213,7 +168,7 @@ static void group_block_bf16(const Part *p, Group *g, const Keys *b, int64_t fro
         product_bf16(room->k + r * half, half, g->pairs, half, room->s + r * NR, NR, MIN(SLICE, b->count - r),
                      false);
     if (b->hides)
-        hide_later(g, from, b->count, room->s);
+        hide_later(g->index, g->count, g->nv, from, b->count, room->s);
     soften_pairs(g, room->s, b->count, D, first, room->p);
     for (int64_t c = 0; c < D; c += SLICE, fetch_ahead(p, room))
         product_columns_bf16(room->v + c, D, room->p, (b->count + 1) / 2, g->y + c * NR, NR,
@@ -295,14 +250,6 @@ void VEC(attend)(const Part *p, Room *room)
 }
 
 /* ---- its room ------------------------------------------------------------------------------- */
-
-/* Cuts `bytes` off a block of memory, or only counts when there is none. */
-static void *cut(char *memory, size_t *used, size_t bytes)
-{
-    char *at = memory ? memory + *used : NULL;
-    *used += round64(bytes);
-    return at;
-}
 
 size_t VEC(furnish)(Room *room, char *memory, int64_t D, int64_t queries, bool bf16)
 {

@@ -20,9 +20,10 @@ size_t VEC(rotate_scratch)(const Cx *cx, const Call *call)
     return 2 * table_floats(call) * sizeof(float);
 }
 
-static void fill_tables(const Call *call, const float *w, float *c, float *s)
+void VEC(rotate_tables)(const Call *call, const float *w)
 {
     const int64_t P = call->w[0]->n[0];
+    float *c = (float *)call->tmp, *s = c + table_floats(call);
     for (int64_t f = 0; f < call->a.frames; f++)
         for (int64_t i = 0; i < P; i++) {
             const double angle = (double)f * w[i];
@@ -31,14 +32,6 @@ static void fill_tables(const Call *call, const float *w, float *c, float *s)
             s[at + 1] = (float)sin(angle);
             s[at] = -s[at + 1];
         }
-}
-
-/* Lanes 2i and 2i+1 change places. */
-INLINE V swap_pairs(V x)
-{
-    I lane;
-    UNROLL for (int i = 0; i < VL; i++) lane[i] = i ^ 1;
-    return pick(x, x, lane);
 }
 
 static void copy_row(const float *x, int64_t C, float *y)
@@ -52,10 +45,10 @@ int VEC(rotate)(Cx *cx, const Call *call)
     const Tensor *x = call->in[0], *y = call->out;
     const int64_t C = tensor_channels(y), W = 2 * call->w[0]->n[0], S = tensor_rows(y) / y->n[0];
     const float *w = weight_floats(cx, call->w[0]);
-    float *cosines = (float *)call->tmp, *sines = cosines + table_floats(call);
+    const float *cosines = (const float *)call->tmp, *sines = cosines + table_floats(call);
     if (!w)
         return cx->err->code;
-    fill_tables(call, w, cosines, sines);
+    VEC(rotate_tables)(call, w);
     PARALLEL_FOR(cx, NS_MOVE * call->flops)
     for (int64_t r = 0; r < tensor_rows(y); r++) {
         const int64_t f = r / S % call->a.frames;

@@ -27,6 +27,7 @@ enum {
 
 typedef struct {
     const Call *call;
+    const Turn *turn;
     ConvShape s;
     Tail tail;
     bool gathered, bf16, copies;
@@ -82,11 +83,11 @@ static void cut_work(Job *j)
     }
 }
 
-static Job job_of(const Cx *cx, const Call *call)
+static Job job_of(const Cx *cx, const Call *call, const Turn *turn)
 {
-    Job j = {.call = call, .s = conv_shape(call), .threads = team(cx, NS_FLOP * call->flops)};
+    Job j = {.call = call, .turn = turn, .s = conv_shape(call), .threads = team(cx, NS_FLOP * call->flops)};
     const bool halves = call->epi.act == ACT_GEGLU;
-    j.gathered = is_gathered(&j.s);
+    j.gathered = is_gathered(&j.s) || (turn && turn->taps > 1);
     j.bf16 = cx->bf16 && call->op == OP_LINEAR;
     j.copies = j.gathered || j.bf16 || rows_collide(j.s.ld);
     j.rows = j.s.N * j.s.Ho * j.s.Wo;
@@ -98,9 +99,9 @@ static Job job_of(const Cx *cx, const Call *call)
     return j;
 }
 
-size_t VEC(gemm_scratch)(const Cx *cx, const Call *call)
+size_t VEC(gemm_scratch)(const Cx *cx, const Call *call, const Turn *turn)
 {
-    const Job j = job_of(cx, call);
+    const Job j = job_of(cx, call, turn);
     return round64((size_t)j.group * panel_bytes(&j)) + (size_t)cx->threads * round64(j.each);
 }
 
@@ -129,6 +130,7 @@ static int64_t panel_channel(const Job *j, int64_t panel, int h, int64_t *lanes)
     return halves ? h * j->O + at : at;
 }
 
+/* Turned, rows of k lie as they are wanted. */
 static void pack_linear(const Job *j, int64_t panel, int64_t k0, int64_t k1, char *out)
 {
     const Weight *w = j->call->w[0];
@@ -138,7 +140,10 @@ static void pack_linear(const Job *j, int64_t panel, int64_t k0, int64_t k1, cha
         for (int64_t k = k0; k < k1; k += VL) {
             const int64_t n = MIN(VL, k1 - k);
             V t[VL];
-            weight_block(w, j->K, o, lanes, k, n, t);
+            if (!j->turn)
+                weight_block(w, j->K, o, lanes, k, n, t);
+            for (int64_t i = 0; j->turn && i < n; i++)
+                t[i] = lanes ? weight_part(w, (k + i) * j->O + o, lanes) : (V){0};
             put(j, t, k, n, h, out);
         }
     }
@@ -161,6 +166,26 @@ static void pack_gathered(const Job *j, int64_t panel, int64_t i0, int64_t i1, c
     }
 }
 
+/* The same of a turned weight: stored are VL kernels behind one another for each of our channels. */
+static void pack_turned(const Job *j, int64_t panel, int64_t i0, int64_t i1, char *out)
+{
+    const int64_t taps = j->s.kh * j->s.kw, stored = j->turn->taps;
+    float room[VL * TURN_TAPS + VL];
+    for (int h = 0; h < 2; h++) {
+        int64_t lanes;
+        const int64_t o = panel_channel(j, panel, h, &lanes);
+        for (int64_t i = i0; i < i1; i++) {
+            const float *w = weight_run(j->call->w[0], (i * j->O + o) * stored, lanes * stored, room);
+            for (int64_t t = 0; t < taps; t++) {
+                const float *from = w + turn_tap(j->turn, t / j->s.kw, t % j->s.kw);
+                float *to = (float *)out + (t * j->s.I + i) * NR + h * VL;
+                for (int64_t k = 0; k < VL; k++)
+                    to[k] = k < lanes ? from[k * stored] : 0;
+            }
+        }
+    }
+}
+
 /* Piece of the packing of panels [first, first + n); pieces are numbered. */
 static int64_t packing_pieces(const Job *j)
 {
@@ -171,7 +196,9 @@ static void pack_piece(const Job *j, int64_t first, int64_t piece)
 {
     const int64_t per = packing_pieces(j), p = piece / per, from = piece % per * PIECE;
     char *out = j->packed + (size_t)p * panel_bytes(j);
-    if (j->gathered)
+    if (j->gathered && j->turn)
+        pack_turned(j, first + p, from, MIN(from + PIECE, j->s.I), out);
+    else if (j->gathered)
         pack_gathered(j, first + p, from, MIN(from + PIECE, j->s.I), out);
     else
         pack_linear(j, first + p, from, MIN(from + PIECE, j->K), out);
@@ -267,9 +294,9 @@ static void run_group(const Job *j, int64_t first)
     }
 }
 
-int VEC(gemm)(Cx *cx, const Call *call)
+int VEC(gemm)(Cx *cx, const Call *call, const Turn *turn)
 {
-    Job j = job_of(cx, call);
+    Job j = job_of(cx, call, turn);
     const bool biased = call->epi.bias && weight_given(call->epi.bias);
     const float *bias = biased ? weight_floats(cx, call->epi.bias) : NULL;
     if (cx_failed(cx))

@@ -13,41 +13,12 @@
  * it. A mean that float32 cannot hold is not lost: what is left of it goes into the shift.
  *
  * Knows rows and channels. Refuses to know what a frame is, beyond how many rows share a statistic. */
-#include "tensor/cpu/vec/math.h"
+#include "tensor/cpu/vec/norm.h"
 
-enum { CHUNK = 64, AT_ONCE = 7 }; /* AT_ONCE rows are added together: CHUNK - 1 is a multiple */
+enum { AT_ONCE = 7 }; /* rows that are added together: CHUNK - 1 is a multiple */
 
-typedef struct {
-    double mean, dev; /* dev: sum of squared deviations */
-} Partial;
-
-typedef struct {
-    const Call *call;
-    const float *scale, *shift;
-    int64_t C, padded, sets, rows, chunks, groups, width; /* padded: C up to whole vectors */
-    Partial *partial;                                     /* [sets, chunks, groups] */
-    float *center; /* [sets, 3, C]: mean, scale / sqrt(var + eps), shift less what the mean lacks */
-    float *sums;   /* [threads, 2, padded] */
-} Job;
-
-static Job job_of(const Call *call)
-{
-    const Tensor *x = call->in[0];
-    Job j = {.call = call, .C = tensor_channels(x), .groups = call->a.norm.groups};
-    j.padded = (j.C + VL - 1) / VL * VL;
-    j.sets = x->n[0] / call->a.norm.per;
-    j.rows = tensor_rows(x) / j.sets;
-    j.chunks = (j.rows + CHUNK - 1) / CHUNK;
-    j.width = j.C / j.groups;
-    j.partial = (Partial *)call->tmp;
-    return j;
-}
-
-static size_t partial_bytes(const Job *j)
-{
-    return round64((size_t)(j->sets * j->chunks * j->groups) * sizeof(Partial));
-}
-static size_t center_bytes(const Job *j)
+/* center [sets, 3, C]: mean, scale / sqrt(var + eps), shift less what the mean lacks. */
+static size_t center_bytes(const NormJob *j)
 {
     return round64((size_t)(j->sets * 3 * j->C) * sizeof(float));
 }
@@ -56,8 +27,8 @@ size_t VEC(norm_scratch)(const Cx *cx, const Call *call)
 {
     if (call->a.norm.groups == 0)
         return 0;
-    const Job j = job_of(call);
-    return partial_bytes(&j) + center_bytes(&j) + (size_t)cx->threads * 2 * (size_t)j.padded * sizeof(float);
+    const NormJob j = norm_job(call);
+    return norm_statistics_bytes(cx, &j) + center_bytes(&j);
 }
 
 /* ---- statistics of a chunk --------------------------------------------------------------- */
@@ -90,7 +61,7 @@ static void channel_sums(const float *x, int64_t ld_x, int64_t rows, int64_t C, 
         add_rows(1, x, x + r * ld_x, ld_x, C, s1, s2);
 }
 
-static void chunk_statistics(const Job *j, int64_t set, int64_t chunk)
+static void chunk_statistics(const NormJob *j, int64_t set, int64_t chunk)
 {
     const int64_t from = chunk * CHUNK, rows = MIN(CHUNK, j->rows - from);
     const double over_rows = 1 / (double)rows, over_width = 1 / (double)j->width;
@@ -111,27 +82,39 @@ static void chunk_statistics(const Job *j, int64_t set, int64_t chunk)
     }
 }
 
-/* ---- of all, and their use --------------------------------------------------------------- */
-
-static void set_center(const Job *j, int64_t set)
+void VEC(norm_statistics)(const Cx *cx, const NormJob *j)
 {
-    float *mean_of = j->center + set * 3 * j->C, *factor = mean_of + j->C, *shift = factor + j->C;
+    PARALLEL_FOR(cx, NS_NORM * j->call->flops)
+    for (int64_t i = 0; i < j->sets * j->chunks; i++)
+        chunk_statistics(j, i / j->chunks, i % j->chunks);
+}
+
+Moments VEC(norm_moments)(const NormJob *j, int64_t set, int64_t group)
+{
+    const Partial *p = j->partial + set * j->chunks * j->groups + group;
+    double mean = 0, dev = 0;
+    for (int64_t k = 0; k < j->chunks; k++)
+        mean += p[k * j->groups].mean * (double)MIN(CHUNK, j->rows - k * CHUNK) / (double)j->rows;
+    for (int64_t k = 0; k < j->chunks; k++) {
+        const double off = p[k * j->groups].mean - mean;
+        const double count = (double)(MIN(CHUNK, j->rows - k * CHUNK) * j->width);
+        dev += p[k * j->groups].dev + off * off * count;
+    }
+    const double var = MAX(dev, 0) / (double)(j->rows * j->width);
+    return (Moments){(float)mean, 1 / sqrt(var + j->call->a.norm.eps), mean - (double)(float)mean};
+}
+
+/* ---- their use --------------------------------------------------------------------------- */
+
+static void set_center(const NormJob *j, int64_t set, float *center)
+{
+    float *mean_of = center + set * 3 * j->C, *factor = mean_of + j->C, *shift = factor + j->C;
     for (int64_t g = 0; g < j->groups; g++) {
-        const Partial *p = j->partial + set * j->chunks * j->groups + g;
-        double mean = 0, dev = 0;
-        for (int64_t k = 0; k < j->chunks; k++)
-            mean += p[k * j->groups].mean * (double)MIN(CHUNK, j->rows - k * CHUNK) / (double)j->rows;
-        for (int64_t k = 0; k < j->chunks; k++) {
-            const double off = p[k * j->groups].mean - mean;
-            const double count = (double)(MIN(CHUNK, j->rows - k * CHUNK) * j->width);
-            dev += p[k * j->groups].dev + off * off * count;
-        }
-        const double var = MAX(dev, 0) / (double)(j->rows * j->width);
-        const double over = 1 / sqrt(var + j->call->a.norm.eps), rest = mean - (double)(float)mean;
+        const Moments m = VEC(norm_moments)(j, set, g);
         for (int64_t c = g * j->width; c < (g + 1) * j->width; c++) {
-            mean_of[c] = (float)mean;
-            factor[c] = (float)(over * j->scale[c]);
-            shift[c] = (float)(j->shift[c] - rest * over * j->scale[c]);
+            mean_of[c] = m.mean;
+            factor[c] = (float)(m.over * j->scale[c]);
+            shift[c] = (float)(j->shift[c] - m.rest * m.over * j->scale[c]);
         }
     }
 }
@@ -150,30 +133,26 @@ INLINE void apply(const bool silu, const float *x, int64_t ld_x, int64_t rows, i
         }
 }
 
-static void apply_chunk(const Job *j, int64_t set, int64_t chunk)
+static void apply_chunk(const NormJob *j, int64_t set, int64_t chunk, const float *center)
 {
     const Tensor *x = j->call->in[0];
     const int64_t r = set * j->rows + chunk * CHUNK, rows = MIN(CHUNK, j->rows - chunk * CHUNK);
-    const float *mean = j->center + set * 3 * j->C;
+    const float *mean = center + set * 3 * j->C;
     if (j->call->a.norm.act == ACT_SILU)
         apply(true, row_at(x, r), x->ld, rows, j->C, mean, row_at(j->call->out, r));
     else
         apply(false, row_at(x, r), x->ld, rows, j->C, mean, row_at(j->call->out, r));
 }
 
-static void group_norm(const Cx *cx, Job *j)
+static void group_norm(const Cx *cx, const NormJob *j)
 {
-    const double ns = NS_NORM * j->call->flops;
-    j->center = (float *)(j->call->tmp + partial_bytes(j));
-    j->sums = (float *)(j->call->tmp + partial_bytes(j) + center_bytes(j));
-    PARALLEL_FOR(cx, ns)
-    for (int64_t i = 0; i < j->sets * j->chunks; i++)
-        chunk_statistics(j, i / j->chunks, i % j->chunks);
+    float *center = (float *)(j->call->tmp + norm_statistics_bytes(cx, j));
+    VEC(norm_statistics)(cx, j);
     for (int64_t set = 0; set < j->sets; set++)
-        set_center(j, set);
-    PARALLEL_FOR(cx, ns)
+        set_center(j, set, center);
+    PARALLEL_FOR(cx, NS_NORM * j->call->flops)
     for (int64_t i = 0; i < j->sets * j->chunks; i++)
-        apply_chunk(j, i / j->chunks, i % j->chunks);
+        apply_chunk(j, i / j->chunks, i % j->chunks, center);
 }
 
 /* ---- LayerNorm --------------------------------------------------------------------------- */
@@ -212,7 +191,7 @@ INLINE void row_sums(const float *x, int64_t C, float about, double *s1, double 
 }
 
 /* The row's mean is `about` plus `rest`. */
-static void layer_norm_row(const Job *j, const float *x, bool silu, float *y)
+static void layer_norm_row(const NormJob *j, const float *x, bool silu, float *y)
 {
     double s1, s2;
     row_sums(x, j->C, 0, &s1, &s2);
@@ -229,7 +208,7 @@ static void layer_norm_row(const Job *j, const float *x, bool silu, float *y)
     }
 }
 
-static void layer_norm(const Cx *cx, const Job *j)
+static void layer_norm(const Cx *cx, const NormJob *j)
 {
     const Tensor *x = j->call->in[0], *y = j->call->out;
     const bool silu = j->call->a.norm.act == ACT_SILU;
@@ -243,9 +222,7 @@ int VEC(norm)(Cx *cx, const Call *call)
     const float *scale = weight_floats(cx, call->w[0]), *shift = weight_floats(cx, call->w[1]);
     if (!scale || !shift)
         return cx->err->code;
-    Job j = {.call = call, .C = tensor_channels(call->in[0])};
-    if (call->a.norm.groups > 0)
-        j = job_of(call);
+    NormJob j = norm_job(call);
     j.scale = scale, j.shift = shift;
     if (call->a.norm.groups > 0)
         group_norm(cx, &j);

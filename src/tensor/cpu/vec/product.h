@@ -3,7 +3,8 @@
  *     c[r][j] (+)= sum over k of  a[r*rs + k*ks] * b[k*NV*VL + j]          0 <= r < rows, 0 <= j < NV*VL
  *
  * a is read one value at a time and b a row at a time; either stride of a may be 1, so that rows (linears)
- * and columns (values of attention) are read where they lie. b is packed, c has ldc floats from row to row.
+ * and columns (values of attention) are read where they lie. b is packed, or has ldb floats from row to row;
+ * c has ldc.
  * The bf16 forms take pairs: a [rows][K/2] or [K/2][rows], b [K/2][NV*VL], 32 bits each. A call's sums begin
  * at zero, go over k in order whatever R is, and are added to c as a whole: long sums, made piece by piece,
  * stay exacter.
@@ -14,13 +15,13 @@
 
 #include "tensor/cpu/vec/simd.h"
 
-INLINE void tile(const int R, const int NV, const float *a, int64_t rs, int64_t ks, const float *b, int64_t K,
-                 float *c, int64_t ldc, bool add)
+INLINE void tile(const int R, const int NV, const float *a, int64_t rs, int64_t ks, const float *b,
+                 int64_t ldb, int64_t K, float *c, int64_t ldc, bool add)
 {
     V s[MR][2];
     UNROLL for (int r = 0; r < R; r++) s[r][0] = s[r][1] = (V){0};
     const char *ahead = (const char *)(a + R * rs);
-    for (int64_t k = 0; k < K; k++, a += ks, b += NV * VL) {
+    for (int64_t k = 0; k < K; k++, a += ks, b += ldb) {
         const V b0 = ld(b), b1 = NV > 1 ? ld(b + VL) : b0;
         if (R == MR)
             __builtin_prefetch(ahead += MR * sizeof(float), 0, 2);
@@ -40,26 +41,40 @@ INLINE void tile(const int R, const int NV, const float *a, int64_t rs, int64_t 
 }
 
 /* All rows: MR at a time, then what is left by 4, 2 and 1. */
+#define ALL_ROWS(NV, RS, KS, LDB)                                                                            \
+    int64_t r = 0;                                                                                           \
+    for (; r + MR <= rows; r += MR)                                                                          \
+        tile(MR, NV, a + r * (RS), RS, KS, b, LDB, K, c + r * ldc, ldc, add);                                \
+    for (; r + 4 <= rows; r += 4)                                                                            \
+        tile(4, NV, a + r * (RS), RS, KS, b, LDB, K, c + r * ldc, ldc, add);                                 \
+    for (; r + 2 <= rows; r += 2)                                                                            \
+        tile(2, NV, a + r * (RS), RS, KS, b, LDB, K, c + r * ldc, ldc, add);                                 \
+    for (; r < rows; r++)                                                                                    \
+        tile(1, NV, a + r * (RS), RS, KS, b, LDB, K, c + r * ldc, ldc, add);
+
 #define PRODUCT(name, NV, RS, KS)                                                                            \
     static __attribute__((unused, noinline)) void name(const float *a, int64_t stride, const float *b,       \
                                                        int64_t K, float *c, int64_t ldc, int64_t rows,       \
                                                        bool add)                                             \
     {                                                                                                        \
-        int64_t r = 0;                                                                                       \
         (void)stride;                                                                                        \
-        for (; r + MR <= rows; r += MR)                                                                      \
-            tile(MR, NV, a + r * (RS), RS, KS, b, K, c + r * ldc, ldc, add);                                 \
-        for (; r + 4 <= rows; r += 4)                                                                        \
-            tile(4, NV, a + r * (RS), RS, KS, b, K, c + r * ldc, ldc, add);                                  \
-        for (; r + 2 <= rows; r += 2)                                                                        \
-            tile(2, NV, a + r * (RS), RS, KS, b, K, c + r * ldc, ldc, add);                                  \
-        for (; r < rows; r++)                                                                                \
-            tile(1, NV, a + r * (RS), RS, KS, b, K, c + r * ldc, ldc, add);                                  \
+        ALL_ROWS(NV, RS, KS, (NV)*VL)                                                                        \
+    }
+
+/* b where it lies. */
+#define PRODUCT_ROWS(name, NV)                                                                               \
+    static __attribute__((unused, noinline)) void name(const float *a, int64_t stride, const float *b,       \
+                                                       int64_t ldb, int64_t K, float *c, int64_t ldc,        \
+                                                       int64_t rows, bool add)                               \
+    {                                                                                                        \
+        ALL_ROWS(NV, stride, 1, ldb)                                                                         \
     }
 
 /* a[r*stride + k]: rows of a are rows of c. */
 PRODUCT(product, 2, stride, 1)
 PRODUCT(product_narrow, 1, stride, 1) /* b and c VL columns wide */
+PRODUCT_ROWS(product_rows, 2)
+PRODUCT_ROWS(product_rows_narrow, 1)
 /* a[r + k*stride]: columns of a are rows of c. */
 PRODUCT(product_columns, 2, 1, stride)
 PRODUCT(product_columns_narrow, 1, 1, stride)

@@ -182,6 +182,14 @@ INLINE V pick(V a, V b, I at)
 #define pick(a, b, at) __builtin_shuffle(a, b, at)
 #endif
 
+/* Lanes 2i and 2i+1 change places. */
+INLINE V swap_pairs(V x)
+{
+    I lane;
+    UNROLL for (int i = 0; i < VL; i++) lane[i] = i ^ 1;
+    return pick(x, x, lane);
+}
+
 /* In place: row i, lane j <-> row j, lane i. Each round swaps blocks of `s` lanes between rows s apart. */
 #define SWAP_ROUND(t, s)                                                                                     \
     UNROLL for (int i_ = 0; i_ < VL; i_++) if (!(i_ & (s)))                                                  \

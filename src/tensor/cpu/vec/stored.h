@@ -18,6 +18,16 @@ INLINE V weight_part(const Weight *w, int64_t at, int64_t n)
     return ld(part);
 }
 
+/* Elements [at, at + n) in one piece; room: n + VL floats. */
+INLINE const float *weight_run(const Weight *w, int64_t at, int64_t n, float *room)
+{
+    if (w->own)
+        return w->own + at;
+    for (int64_t i = 0; i < n; i += VL)
+        st(room + i, weight_part(w, at + i, MIN(VL, n - i)));
+    return room;
+}
+
 /* Of a weight seen as [O][K]: t[i] becomes column k + i, i < n, of rows o .. o + VL - 1; rows from o + lanes
  * on are 0. */
 INLINE void weight_block(const Weight *w, int64_t K, int64_t o, int64_t lanes, int64_t k, int64_t n, V t[VL])

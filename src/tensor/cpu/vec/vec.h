@@ -50,14 +50,43 @@ const Backend *vec_chosen(void);
     int VEC(name)(Cx *, const Call *);                                                                       \
     size_t VEC(name##_scratch)(const Cx *, const Call *)
 
-VEC_KERNEL(gemm);     /* linear, and convolutions by gathered rows: any kernel, stride, padding */
-VEC_KERNEL(winograd); /* kernels of 3x3, and of 3 frames, stride 1 */
+/* A product whose weight is another's turned around, as gradients of inputs want it: w[0] has the shape
+ * [I,O,kh,kw] that the call sees, but the values of [O,I,stored taps]. Tap (u, v) is the stored one at line
+ * y - u*step, place x - v*step, in lines of `wide`. */
+typedef struct {
+    int64_t taps, wide, y, x, step;
+} Turn;
+enum { TURN_TAPS = 64 }; /* stored, at most */
+static inline int64_t turn_tap(const Turn *t, int64_t u, int64_t v)
+{
+    return (t->y - u * t->step) * t->wide + t->x - v * t->step;
+}
+
+/* Convolutions and linears; turn NULL: the weight as it is. */
+int VEC(multiply)(Cx *, const Call *, const Turn *);
+size_t VEC(multiply_scratch)(const Cx *, const Call *, const Turn *);
+/* linear, and convolutions by gathered rows: any kernel, stride, padding */
+int VEC(gemm)(Cx *, const Call *, const Turn *);
+size_t VEC(gemm_scratch)(const Cx *, const Call *, const Turn *);
+/* kernels of 3x3, and of 3 frames, stride 1 */
+int VEC(winograd)(Cx *, const Call *, const Turn *);
+size_t VEC(winograd_scratch)(const Cx *, const Call *);
 bool VEC(winograd_takes)(const Call *);
 double VEC(winograd_flops)(const Call *); /* multiplications and additions really made */
+VEC_KERNEL(product_back);                 /* gradients of convolutions and linears */
+/* gw += the weight's gradient, gz [..., wide] that of x*w: of any product, and of what winograd takes. `room` has
+ * as many bytes as the _scratch says. */
+void VEC(weight_back)(const Cx *, const Call *, const Tensor *gz, float *gw, char *room);
+size_t VEC(weight_back_scratch)(const Cx *, const Call *);
+void VEC(winograd_back)(const Cx *, const Call *, const Tensor *gz, float *gw, char *room);
+size_t VEC(winograd_back_scratch)(const Cx *, const Call *);
 VEC_KERNEL(attention);
 bool VEC(attention_bf16)(const Cx *, const Call *); /* whether it multiplies bf16 */
+VEC_KERNEL(attention_back);
 VEC_KERNEL(norm);
+VEC_KERNEL(norm_back);
 VEC_KERNEL(rotate);
+void VEC(rotate_tables)(const Call *, const float *freqs); /* fills its scratch */
 int VEC(blend)(Cx *, const Call *);
 int VEC(first)(Cx *, const Call *);
 int VEC(act)(Cx *, const Call *);
@@ -66,6 +95,15 @@ int VEC(rows)(Cx *, const Call *);
 int VEC(concat)(Cx *, const Call *);
 int VEC(resize)(Cx *, const Call *);
 int VEC(repeat)(Cx *, const Call *);
+VEC_KERNEL(rows_back);
+VEC_KERNEL(blend_back);
+VEC_KERNEL(rotate_back);
+int VEC(act_back)(Cx *, const Call *);
+int VEC(add_back)(Cx *, const Call *);
+int VEC(concat_back)(Cx *, const Call *);
+int VEC(resize_back)(Cx *, const Call *);
+int VEC(repeat_back)(Cx *, const Call *);
+int VEC(first_back)(Cx *, const Call *);
 
 /* FLOP/s of one thread in a loop of multiply-adds on registers. */
 double VEC(peak)(bool bf16);

@@ -22,9 +22,9 @@
 #include "tensor/cpu/vec/epilogue.h"
 #include "tensor/cpu/vec/product.h"
 #include "tensor/cpu/vec/stored.h"
+#include "tensor/cpu/vec/winograd.h"
 
 enum {
-    PLACES = 36,       /* at most */
     BLOCK = 192,       /* tiles of a task: with 1280 channels, a block of V just fits the second cache */
     LEAST = 96,        /* tiles per thread that are worth a span */
     FEWEST = 16,       /* input channels that are worth transforming */
@@ -39,6 +39,7 @@ enum {
 
 typedef struct {
     const Call *call;
+    const Turn *turn;
     ConvShape s;
     Tail tail;
     int threads, across, places; /* across: pixels of a piece side by side, 6 or 1; places: 6 * across */
@@ -147,39 +148,13 @@ double VEC(winograd_flops)(const Call *call)
 
 /* ---- V ----------------------------------------------------------------------------------- */
 
-/* B' of six values, in place. */
-INLINE void input_line(V d[6])
-{
-    const V a = d[4] - 4 * d[2], b = d[3] - 4 * d[1], c = d[4] - d[2], e = 2 * (d[3] - d[1]);
-    d[0] = 4 * d[0] - 5 * d[2] + d[4];
-    d[5] = 4 * d[1] - 5 * d[3] + d[5];
-    d[1] = a + b;
-    d[2] = a - b;
-    d[3] = c + e;
-    d[4] = c - e;
-}
-
 /* Channels [c, c + n) of the tile whose pixels are at p. */
 INLINE void input_tile(const Job *j, const int across, const float *const *p, int64_t c, int64_t n, float *v)
 {
     V d[6][6];
-    UNROLL for (int x = 0; x < across; x++)
-    {
-        V line[6];
-        UNROLL for (int y = 0; y < 6; y++)
-        {
-            const float *at = p[y * across + x] + c;
-            line[y] = n >= VL ? ld(at) : ld_part(at, n);
-        }
-        input_line(line);
-        UNROLL for (int y = 0; y < 6; y++) d[y][x] = line[y];
-    }
-    UNROLL for (int y = 0; y < 6; y++)
-    {
-        if (across == 6)
-            input_line(d[y]);
-        UNROLL for (int x = 0; x < across; x++) st(v + (y * across + x) * v_place(j) + c, d[y][x]);
-    }
+    input_piece(across, p, c, n, d);
+    UNROLL for (int y = 0; y < 6; y++) UNROLL for (int x = 0; x < across; x++)
+        st(v + (y * across + x) * v_place(j) + c, d[y][x]);
 }
 
 INLINE void input_channels(const Job *j, const int across, const float *const *p, float *v)
@@ -198,10 +173,7 @@ static void transform_tile(const Job *j, int64_t t, int64_t at)
     const int64_t n = t / (j->th * j->tw), y0 = t / j->tw % j->th * 4 - s->pad[0],
                   x0 = j->across == 1 ? t % j->tw : t % j->tw * 4 - s->pad[2];
     const float *image = (const float *)j->call->in[0]->d + n * s->H * s->W * s->ld, *p[PLACES];
-    for (int i = 0; i < j->places; i++) {
-        const int64_t y = y0 + i / j->across, x = x0 + i % j->across;
-        p[i] = y < 0 || y >= s->H || x < 0 || x >= s->W ? j->zeros : image + (y * s->W + x) * s->ld;
-    }
+    find_pixels(image, s->H, s->W, s->ld, y0, x0, 6, j->across, j->zeros, p);
     if (j->across == 1)
         input_channels(j, 1, p, j->v + at * j->ldv);
     else
@@ -242,18 +214,38 @@ INLINE void transform_kernels(const int across, const float (*g)[VL], int64_t ap
     }
 }
 
-/* Input channels [i0, i1), i1 - i0 <= PIECE, of half h of a panel. */
-static void transform_half(const Job *j, int64_t panel, int h, int64_t i0, int64_t i1, float *u)
+/* Kernels of VL output channels from o on, [input channel][tap][VL]. */
+static void take_kernels(const Job *j, int64_t taps, int64_t o, int64_t lanes, int64_t i0, int64_t i1,
+                         float (*g)[VL])
 {
-    float g[9 * PIECE + VL][VL];
-    const int64_t taps = j->across == 6 ? 9 : 3;
-    const int64_t o = panel * NR + h * VL, lanes = MAX(0, MIN(VL, j->s.wide - o)), count = taps * (i1 - i0);
+    const int64_t count = taps * (i1 - i0);
     for (int64_t k = 0; k < count; k += VL) {
         V t[VL];
         weight_block(j->call->w[0], taps * j->s.I, o, lanes, taps * i0 + k, MIN(VL, count - k), t);
         for (int i = 0; i < VL; i++)
             st(g[k + i], t[i]);
     }
+}
+
+/* The same of a turned weight, which stores those VL kernels behind one another. */
+static void turn_kernels(const Job *j, int64_t taps, int64_t o, int64_t lanes, int64_t i0, int64_t i1,
+                         float (*g)[VL])
+{
+    float room[9 * VL + VL];
+    for (int64_t i = i0; i < i1; i++, g += taps) {
+        const float *w = weight_run(j->call->w[0], (i * j->s.wide + o) * taps, lanes * taps, room);
+        for (int64_t k = 0; k < VL; k++)
+            for (int64_t t = 0; t < taps; t++)
+                g[t][k] = k < lanes ? w[k * taps + taps - 1 - t] : 0;
+    }
+}
+
+/* Input channels [i0, i1), i1 - i0 <= PIECE, of half h of a panel. */
+static void transform_half(const Job *j, int64_t panel, int h, int64_t i0, int64_t i1, float *u)
+{
+    float g[9 * PIECE + VL][VL];
+    const int64_t taps = j->across == 6 ? 9 : 3, o = panel * NR + h * VL;
+    (j->turn ? turn_kernels : take_kernels)(j, taps, o, MAX(0, MIN(VL, j->s.wide - o)), i0, i1, g);
     for (int64_t i = i0; i < i1; i++) {
         float *to = u + i * NR + h * VL;
         if (j->across == 1)
@@ -377,7 +369,7 @@ static void run_span(const Job *j, int64_t t0, bool new_u)
     }
 }
 
-int VEC(winograd)(Cx *cx, const Call *call)
+int VEC(winograd)(Cx *cx, const Call *call, const Turn *turn)
 {
     Job j = job_of(cx, call);
     const bool biased = call->epi.bias && weight_given(call->epi.bias);
@@ -385,6 +377,7 @@ int VEC(winograd)(Cx *cx, const Call *call)
     if (cx_failed(cx))
         return cx->err->code;
     j.tail = tail_of(call, bias);
+    j.turn = turn;
     j.u = (float *)call->tmp;
     j.v = (float *)(call->tmp + u_bytes(&j));
     j.m = (float *)(call->tmp + u_bytes(&j) + v_bytes(&j));
