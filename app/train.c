@@ -2,7 +2,8 @@
  *
  *     --data -> clips ─┐
  *     flags -> settings -> gimbal_train_begin -> gimbal_train_run ── events ──> stderr, OUT/log.jsonl, stdout
- *     mpirun -> ranks ─┘                              └ a checkpoint ─────────> OUT/samples, OUT/index.html
+ *     mpirun -> ranks ─┘                              └ a checkpoint ───> OUT/model, OUT/samples,
+ * OUT/index.html
  *
  * Started by mpirun, every process does the same; rank 0 alone speaks and writes beside the checkpoints. What
  * hinders looking on (samples, the page, the log) is said and does not stop the learning. Refuses to know how
@@ -37,6 +38,8 @@ static const gimbal_option options[] = {
     {.name = NULL},
 };
 
+enum { NOTES = 64 };
+
 typedef struct {
     TrainFlags flags;
     gimbal_ranks ranks;
@@ -45,8 +48,10 @@ typedef struct {
     TrainLog log;
     TrainShow show;
     TrainSamples samples;
-    char *checkpoint; /* the last one's folder, or NULL */
-    bool page_failed;
+    char *checkpoint;      /* the last one's folder, or NULL */
+    uint64_t notes[NOTES]; /* hashes of the last ones, a ring */
+    int n_notes;
+    bool no_samples, no_page; /* said already */
 } Training;
 
 /* ---- events ------------------------------------------------------------------------------ */
@@ -65,27 +70,50 @@ static void write_line(Training *t, json_t *line)
     train_log_add(&t->log, line);
 }
 
-/* A checkpoint is there: samples from it, and the page with them. */
+/* What hinders looking at a checkpoint, once. */
+static void warn_once(Training *t, bool *warned, const char *what, const gimbal_error *err)
+{
+    if (!*warned && !signals_seen())
+        warn(t, what, err);
+    *warned = true;
+}
+
+/* A checkpoint is there: a model folder of it, samples, and the page with them. */
 static void look_at(Training *t, const gimbal_train_event *e)
 {
+    char *model = NULL;
     json_t *line = NULL;
     gimbal_error err = {0}, page = {0};
     free(t->checkpoint);
     t->checkpoint = strdup(e->text);
-    if (train_samples_make(&t->samples, &t->flags, &t->clips, e->step, e->text, &line, &err) &&
-        !signals_seen())
-        warn(t, "no samples", &err);
+    int code = train_model_link(&t->flags, e->text, &model, &err);
+    if (!code)
+        code = train_samples_make(&t->samples, &t->flags, &t->clips, e->step, model, &line, &err);
+    if (code)
+        warn_once(t, &t->no_samples, model ? "no samples" : "no folder to generate from", &err);
     write_line(t, line);
-    if (train_page(t->flags.output, &page) && !t->page_failed) {
-        warn(t, "no page", &page);
-        t->page_failed = true;
-    }
+    if (train_page(t->flags.output, &page))
+        warn_once(t, &t->no_page, "no page", &page);
+    free(model);
+}
+
+/* A clip that cannot be read is drawn again and again; it is named once. FNV-1a. */
+static bool is_repeated(Training *t, const char *note)
+{
+    uint64_t hash = 0xCBF29CE484222325u;
+    for (const char *c = note; *c; c++)
+        hash = (hash ^ (unsigned char)*c) * 0x100000001B3u;
+    for (int i = 0; i < NOTES; i++)
+        if (t->notes[i] == hash)
+            return true;
+    t->notes[t->n_notes++ % NOTES] = hash;
+    return false;
 }
 
 static int on_event(void *user, const gimbal_train_event *e)
 {
     Training *t = user;
-    if (t->ranks.rank)
+    if (t->ranks.rank || (e->what == GIMBAL_TRAIN_NOTE && e->text && is_repeated(t, e->text)))
         return 0;
     write_line(t, train_event_json(e));
     train_show(&t->show, e);

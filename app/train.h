@@ -4,7 +4,7 @@
  *   train_list.c   lists of clips: metadata.jsonl, .csv (train_list.h)
  *   train_show.c   progress, events as JSON, the dry run's table
  *   train_log.c    OUT/log.jsonl          train_page.c   OUT/index.html
- *   train_sample.c clips from the checkpoint that was just saved
+ *   train_model.c  OUT/model              train_sample.c clips from it
  *
  * Knows clips by number. Refuses to know networks. */
 #ifndef APP_TRAIN_H
@@ -67,6 +67,13 @@ json_t *train_settings_json(const gimbal_train_settings *);
 /* The dry run's result on stdout. */
 int train_print_cost(const TrainFlags *, const gimbal_train_cost *, int ranks, gimbal_error *);
 
+/* ---- OUT/model: train_model.c ------------------------------------------------------------ */
+
+/* Is there an entry of that name? */
+bool has_entry(const char *folder, const char *name);
+/* Makes or renews OUT/model for a checkpoint: *folder its path, the caller's (free); NULL on error. EIO. */
+int train_model_link(const TrainFlags *, const char *checkpoint, char **folder, gimbal_error *);
+
 /* ---- samples: train_sample.c ------------------------------------------------------------- */
 
 typedef struct {
@@ -77,10 +84,10 @@ typedef struct {
 } TrainSamples;
 /* EUSAGE, EIO, EFORMAT. */
 int train_samples_read(TrainSamples *, const TrainFlags *, gimbal_error *);
-/* OUT/samples/step-N-1.mp4, ... and step-N.png from the checkpoint in `folder`, where it is time for some. *line:
- * what the log shall say, or NULL. clips: where families that begin from a picture find one. */
+/* OUT/samples/step-N-1.mp4, ... and step-N.png from a model folder, where it is time for some. *line: what the
+ * log shall say, or NULL. clips: where families that begin from a picture find one. */
 int train_samples_make(TrainSamples *, const TrainFlags *, const gimbal_clips *clips, int step,
-                       const char *folder, json_t **line, gimbal_error *);
+                       const char *model, json_t **line, gimbal_error *);
 void train_samples_free(TrainSamples *);
 
 /* ---- OUT/index.html: train_page.c -------------------------------------------------------- */

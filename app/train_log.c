@@ -129,7 +129,8 @@ static int keep_lines(const char *output, int step, char **text, size_t *n, gimb
         lines = NULL; /* no log, no lines */
     json_array_foreach(lines, i, line)
     {
-        char *one = json_integer_value(json_object_get(line, "step")) <= step ? dump(line) : NULL;
+        const json_t *at = json_object_get(line, "step");
+        char *one = json_is_integer(at) && json_integer_value(at) <= step ? dump(line) : NULL;
         if (one)
             fprintf(out, "%s\n", one);
         free(one);

@@ -145,7 +145,7 @@ static void page_validation(Page *page, const Curves *c)
               "The same clips, noise and timesteps every time, so that these lines may be compared with "
               "themselves. Low timesteps are nearly clear clips, high ones nearly noise.");
     for (int k = 0; k < GIMBAL_TRAIN_BANDS; k++) {
-        snprintf(names[k], sizeof names[k], "%d to %d %% of the timesteps", 100 * k / GIMBAL_TRAIN_BANDS,
+        snprintf(names[k], sizeof names[k], "t %d to %d %%", 100 * k / GIMBAL_TRAIN_BANDS,
                  100 * (k + 1) / GIMBAL_TRAIN_BANDS);
         lines[k] = valid_of(c, names[k], V_BAND + k);
     }
@@ -241,7 +241,7 @@ static char *print_cell(const json_t *v)
     if (json_is_string(v))
         return strdup(json_string_value(v));
     const bool open = json_is_null(v) || (json_is_number(v) && json_number_value(v) < 0);
-    return open ? strdup("the recipe's or the model's own")
+    return open ? strdup("(the recipe's or the model's)")
                 : json_dumps(v, JSON_ENCODE_ANY | JSON_REAL_PRECISION(6));
 }
 
@@ -279,9 +279,9 @@ static void page_events(Page *page, const Curves *c)
     {
         const char *what = what_of(line);
         if (!strcmp(what, "begin"))
-            page_text(page, "%s: gimbal %s %s after step %.0f: %s on %s, %.0f clips of %s, %.0f process(es).",
+            page_text(page, "%s: gimbal %s %s step %.0f: %s on %s, %.0f clips of %s, processes: %.0f.",
                       text_of(line, "time"), text_of(line, "version"),
-                      value(line, "step") > 0 ? "went on" : "began", value(line, "step"),
+                      value(line, "step") > 0 ? "went on after" : "began at", value(line, "step"),
                       text_of(line, "recipe"), text_of(line, "model"), value(line, "clips"),
                       text_of(line, "data"), value(line, "ranks"));
         else if (!strcmp(what, "note"))

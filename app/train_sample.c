@@ -1,7 +1,7 @@
 /* train_sample.c: clips from the checkpoint that was just saved, so that progress can be seen.
  *
- *     OUT/step-N/ema or weights -> gimbal_open -> generate's own path -> OUT/samples/step-N-1.mp4, -2, ...
- *                                                                    └> OUT/samples/step-N.png, a row each
+ *     OUT/model -> gimbal_open -> generate's own path -> OUT/samples/step-N-1.mp4, -2, ...
+ *                                                     └> OUT/samples/step-N.png, a row each
  *
  * The saved files are opened as any program would open them, so that a checkpoint that cannot be used is
  * noticed at once. Prompt i has seed i at every checkpoint: what changes is the network. Families that begin
@@ -109,6 +109,7 @@ static int make_clip(const Round *r, const gimbal_settings *s, const Image *imag
                  .image = image,
                  .fps = sample_fps,
                  .passes = 1,
+                 .preview = {.every = 1}, /* none: it has no path */
                  .progress = progress_begin(true)};
     gimbal_end(probe);
     int code = clip_begin(&clip, err);
@@ -142,39 +143,6 @@ static int make_one(const Round *r, const char *prompt, int number, const char *
 }
 
 /* ---- a checkpoint ------------------------------------------------------------------------ */
-
-static bool exists(const char *folder, const char *name)
-{
-    char *path;
-    if (asprintf(&path, "%s/%s", folder, name) < 0)
-        return false;
-    const bool there = !access(path, F_OK);
-    free(path);
-    return there;
-}
-
-static int join(char **out, const char *a, const char *b, gimbal_error *err)
-{
-    return asprintf(out, "%s/%s", a, b) < 0 ? fail_memory(err) : GIMBAL_OK;
-}
-
-/* A model folder, or a motion adapter for the model that training began from. */
-static int open_trained(Round *r, const char *checkpoint, gimbal_error *err)
-{
-    char *weights, *motion = NULL;
-    TRY(join(&weights, checkpoint, exists(checkpoint, "ema") ? "ema" : "weights", err));
-    int code = GIMBAL_OK;
-    if (exists(weights, "model_index.json")) {
-        code = gimbal_open(&r->engine, weights, r->flags->s.motion, err);
-    } else {
-        code = join(&motion, weights, "motion", err);
-        if (!code)
-            code = gimbal_open(&r->engine, r->flags->s.model, motion, err);
-        free(motion);
-    }
-    free(weights);
-    return code;
-}
 
 /* What training was told, as far as generating knows it too. */
 static void set_settings(Round *r)
@@ -216,12 +184,12 @@ static json_t *line_of(const Round *r, const TrainSamples *samples)
                      prompts);
 }
 
-static int run_round(Round *r, const TrainSamples *samples, const char *checkpoint, gimbal_error *err)
+static int run_round(Round *r, const TrainSamples *samples, const char *model, gimbal_error *err)
 {
     if (mkdir(r->folder, 0777) && errno != EEXIST)
         return complain(err, GIMBAL_EIO, NULL, "%s: cannot be made: %s", r->folder, strerror(errno));
     char **paths = calloc((size_t)samples->n, sizeof *paths);
-    int code = paths ? open_trained(r, checkpoint, err) : fail_memory(err);
+    int code = paths ? gimbal_open(&r->engine, model, NULL, err) : fail_memory(err);
     if (!code) {
         set_settings(r);
         code = make_all(r, samples, paths, err);
@@ -234,7 +202,7 @@ static int run_round(Round *r, const TrainSamples *samples, const char *checkpoi
 }
 
 int train_samples_make(TrainSamples *samples, const TrainFlags *f, const gimbal_clips *clips, int step,
-                       const char *folder, json_t **line, gimbal_error *err)
+                       const char *model, json_t **line, gimbal_error *err)
 {
     Round r = {.flags = f, .clips = clips, .step = step};
     const int every = f->sample_every, before = samples->before;
@@ -242,8 +210,9 @@ int train_samples_make(TrainSamples *samples, const TrainFlags *f, const gimbal_
     samples->before = step;
     if (!samples->n || (every && step / every == before / every))
         return GIMBAL_OK;
-    TRY(join(&r.folder, f->output, "samples", err));
-    const int code = run_round(&r, samples, folder, err);
+    if (asprintf(&r.folder, "%s/samples", f->output) < 0)
+        return fail_memory(err);
+    const int code = run_round(&r, samples, model, err);
     if (!code)
         *line = line_of(&r, samples);
     free(r.folder);

@@ -3,6 +3,7 @@
  * The facts are the library's and media.h's; here they are only put in order, as lines or as one JSON object.
  * Refuses to know libraries. */
 #include "app/app.h"
+#include "ranks/ranks.h"
 
 #include <string.h>
 
@@ -41,6 +42,8 @@ int print_version(bool json, gimbal_error *err)
     for (int i = 0; gimbal_build_fact(i); i++)
         json_object_set_new(out, gimbal_build_fact(i)->name, json_string(gimbal_build_fact(i)->value));
     json_object_set_new(out, "FFmpeg", json_string(media_version()));
+    if (ranks_version())
+        json_object_set_new(out, "MPI", json_string(ranks_version()));
     json_object_set_new(out, "writes", writes);
     for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++)
         json_object_set_new(out, kinds[i], names(kinds[i]));
@@ -50,6 +53,8 @@ int print_version(bool json, gimbal_error *err)
     for (int i = 1; gimbal_build_fact(i); i++)
         printf("%s: %s\n", gimbal_build_fact(i)->name, gimbal_build_fact(i)->value);
     printf("FFmpeg: %s\n", media_version());
+    if (ranks_version())
+        printf("MPI: %s\n", ranks_version());
     print_list("writes", writes);
     for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++)
         print_list(kinds[i], json_object_get(out, kinds[i]));

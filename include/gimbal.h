@@ -560,6 +560,9 @@ typedef struct {
     int ema_warmup;      /* 0: decay (1+s)/(10+s); 1: 1 - (1+s)^-ema_power (diffusers' EMAModel) */
     double ema_power;
     double snr_gamma;    /* min-SNR weighting (Hang et al. 2023); 0: none */
+    int debiased; /* 1: weight 1/sqrt(min(SNR, 1000)), of v 1/(SNR + 1) (Yu et al., Debias the Training of
+                     Diffusion Models, 2024): noisy timesteps, where layout and motion are decided, count
+                     as much as clear ones; not with snr_gamma */
     double caption_dropout, image_dropout; /* probability of the empty caption; of no first frame */
     double noise_offset; /* of one normal number a clip and channel */
     const char *prediction; /* "epsilon", "v_prediction"; NULL: the model's */

@@ -52,7 +52,7 @@ static Case strides(int i)
                   .kh = k[0],
                   .kw = k[1],
                   .stride = 2 + i / COUNT(kernels) % 3,
-                  .pad = {i % 3, i / 2 % 3, i / 3 % 4, i % 2},
+                  .pad = {i % k[0], i / 2 % k[0], i / 3 % k[1], i % k[1]},
                   .bias = i % 2,
                   .gap = i % 3};
 }

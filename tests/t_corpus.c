@@ -4,6 +4,7 @@
  * A folder without a target, a target without files, and a fuzz_NAME.c that is not in the list below are
  * failures. Knows targets by name. Refuses to know what they test. */
 #define FUZZ_CORPUS
+#include "tests/fuzz/fuzz_clips.c"
 #include "tests/fuzz/fuzz_config.c"
 #include "tests/fuzz/fuzz_folder.c"
 #include "tests/fuzz/fuzz_json.c"
@@ -19,7 +20,7 @@
 #include <dirent.h>
 
 #define TARGETS(X)                                                                                           \
-    X(config) X(folder) X(json) X(npy) X(options) X(recipe) X(safetensors) X(state) X(tokenizer)
+    X(clips) X(config) X(folder) X(json) X(npy) X(options) X(recipe) X(safetensors) X(state) X(tokenizer)
 #define CORPUS "tests/fuzz/corpus"
 
 static char current[PATH_ROOM]; /* the file that is being fed */

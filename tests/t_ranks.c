@@ -19,11 +19,11 @@
  */
 static double value(int rank, size_t i, unsigned salt)
 {
-    uint32_t out[4];
-    const uint32_t counter[4] = {(uint32_t)i, (uint32_t)(i >> 32), (uint32_t)rank, salt};
-    philox(counter, 5, out);
-    const double size = pow(10, (double)(out[0] % 12) - 6);
-    return (out[1] & 1 ? -1 : 1) * size * (1 + out[2] * 0x1p-32);
+    uint64_t z = (i * 64 + (unsigned)rank) * 0x9E3779B97F4A7C15u + salt; /* splitmix64's last steps */
+    z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9u;
+    z = (z ^ (z >> 27)) * 0x94D049BB133111EBu;
+    z ^= z >> 31;
+    return (z & 1 ? -1 : 1) * ldexp(1 + (double)(z >> 12) * 0x1p-52, (int)(z >> 1 & 63) % 40 - 20);
 }
 
 /* One process, ranks in order: floats are summed in double and rounded once. */
@@ -67,7 +67,7 @@ static int check_floats(const gimbal_ranks *r, const float *x, size_t n, unsigne
 
 /* ---- the cases, on every rank ------------------------------------------------------------ */
 
-static const size_t sizes[] = {0, 1, 2, 3, 5, 1000, 4097, (1 << 20) - 1, 1 << 20, (1 << 20) + 1, 3333333};
+static const size_t sizes[] = {0, 1, 2, 3, 5, 1000, 4097, (1 << 20) - 1, 1 << 20, (1 << 20) + 1, 2222222};
 
 static int run_one_by_one(gimbal_ranks *r)
 {
@@ -183,13 +183,11 @@ static int run_case(const char *name)
         return 1;
     }
     need(ranks_threads(r) >= 1, "no threads");
-    int status = !strcmp(name, "one")        ? run_one_by_one(r)
-                 : !strcmp(name, "together") ? run_together(r)
-                 : !strcmp(name, "share")    ? run_share(r)
-                 : !strcmp(name, "failure")  ? run_failure(r, false)
-                 : !strcmp(name, "waiting")  ? run_failure(r, true)
-                 : !strcmp(name, "cancel")   ? run_cancel(r)
-                                             : run_death(r);
+    int status = !strcmp(name, "sums")      ? run_one_by_one(r) || run_together(r) || run_share(r)
+                 : !strcmp(name, "failure") ? run_failure(r, false)
+                 : !strcmp(name, "waiting") ? run_failure(r, true)
+                 : !strcmp(name, "cancel")  ? run_cancel(r)
+                                            : run_death(r);
     return ranks_end(r, status, &err) ? 1 : status;
 }
 
@@ -219,40 +217,23 @@ static int start(int n, const char *name)
     return WIFEXITED(status) ? WEXITSTATUS(status) : 128;
 }
 
-static void for_any_number(const char *name, int want)
-{
-    for (int n = 1; n <= 4; n++)
-        assert_int_equal(start(n, name), want);
-}
-
 static void test_sums_are_those_of_one_process(void **state)
 {
     (void)state;
-    for_any_number("one", 0);
-}
-
-static void test_sums_may_overlap(void **state)
-{
-    (void)state;
-    for_any_number("together", 0);
-}
-
-static void test_share_reaches_all(void **state)
-{
-    (void)state;
-    assert_int_equal(start(3, "share"), 0);
+    for (int n = 1; n <= 4; n++)
+        assert_int_equal(start(n, "sums"), 0);
 }
 
 static void test_a_failure_is_told_to_all(void **state)
 {
     (void)state;
-    for_any_number("failure", 0);
+    assert_int_equal(start(1, "failure"), 0);
+    assert_int_equal(start(3, "failure"), 0);
 }
 
 static void test_nobody_waits_for_a_rank_that_failed(void **state)
 {
     (void)state;
-    assert_int_equal(start(2, "waiting"), 9);
     assert_int_equal(start(3, "waiting"), 9);
 }
 
@@ -285,8 +266,6 @@ int main(int argc, char **argv)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_alone_nothing_is_begun),
         cmocka_unit_test(test_sums_are_those_of_one_process),
-        cmocka_unit_test(test_sums_may_overlap),
-        cmocka_unit_test(test_share_reaches_all),
         cmocka_unit_test(test_a_failure_is_told_to_all),
         cmocka_unit_test(test_nobody_waits_for_a_rank_that_failed),
         cmocka_unit_test(test_a_cause_counts_more_than_its_consequence),

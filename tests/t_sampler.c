@@ -176,6 +176,45 @@ static void trajectories_are_those_of_diffusers(void **state)
     free(start), free(noise);
 }
 
+/* DDPM's are in a file of their own, with the configs and the noise of every step. */
+static void trajectories_of_ddpm_are_those_of_diffusers(void **state)
+{
+    (void)state;
+    static const char file[] = "tests/golden/ddpm.safetensors";
+    static const char *const cases[] = {"leading", "every", "linspace", "trailing", "clipped"};
+    gimbal_error err = {0};
+    SafeTensors *st;
+    check_ok(st_open(&st, file, &err), err);
+    for (int i = 0; i < COUNT(cases); i++) {
+        Rig rig;
+        char key[3][64];
+        size_t n;
+        static const char *const parts[] = {"timesteps", "trajectory", "noise"};
+        for (int k = 0; k < 3; k++)
+            snprintf(key[k], sizeof key[k], "%s.%s", cases[i], parts[k]);
+        json_t *config = json_loads(st_metadata(st, cases[i]), 0, NULL);
+        assert_non_null(config);
+        rig_open(&rig, "ddpm", config, (int)json_integer_value(json_object_get(config, "steps")));
+        rig_begin(&rig, 0, CLIP);
+        float *t = golden(file, key[0], &n), *path = golden(file, key[1], &n),
+              *noise = golden(file, key[2], &n);
+        float x[CLIP], raw[CLIP], next[CLIP], x0[CLIP];
+        memcpy(x, path, sizeof x);
+        for (int k = 0; k < rig.grid.n; k++) {
+            check(rig.grid.t[k] == t[k], "%s: timestep %d", cases[i], k);
+            toy(t[k], CLIP, x, raw);
+            const bool inject = rig.sampler->injects(rig.self, k);
+            check(inject == (t[k] > 0), "%s: step %d", cases[i], k);
+            rig.sampler->step(rig.self, k, CLIP, x, raw, inject ? noise + k * CLIP : NULL, next, x0);
+            check_near(rel_rms(next, path + (k + 1) * CLIP, CLIP), 0, 1e-5, "%s: after step %d", cases[i], k);
+            memcpy(x, next, sizeof x);
+        }
+        free(t), free(path), free(noise);
+        json_decref(config), arena_free(&rig.keep);
+    }
+    st_close(st);
+}
+
 /* ---- closed forms ------------------------------------------------------------------------ */
 
 /* The optimal prediction where clips are N(m, d^2) per value: eps-hat = s (x - a m) / (a^2 d^2 + s^2). */
@@ -261,6 +300,38 @@ static void ddim_with_eta_keeps_the_noise_at_its_level(void **state)
         check_near(sqrt(square), s, 4 * s / sqrt(2.0 * N) + 1e-6, "deviation after step %d", k);
     }
     free(memory);
+    arena_free(&rig.keep);
+}
+
+/* With the noise known, a step's mean and variance are those of q(x_prev | x, x0), so that x_prev is at its
+ * own level of noise; the last step ends at the clip itself. */
+static void ddpm_keeps_the_noise_at_its_level_and_ends_clean(void **state)
+{
+    (void)state;
+    enum { N = 40000, STEPS = 6 };
+    Rig rig;
+    float *x = malloc(N * sizeof *x), *e = malloc(N * sizeof *e), *z = malloc(N * sizeof *z),
+          *next = malloc(N * sizeof *next), *x0 = malloc(N * sizeof *x0);
+    rig_parse(&rig, "ddpm", plain, STEPS);
+    rig_begin(&rig, 0, N);
+    for (int k = 0; k < STEPS; k++) {
+        const double a = schedule_a(&rig.schedule, rig.grid.t[k]),
+                     s = schedule_s(&rig.schedule, rig.grid.t[k]);
+        const double to = grid_next(&rig.grid, k), a_to = to < 0 ? 1 : schedule_a(&rig.schedule, to);
+        philox_normal(3, (uint32_t)k, 0, (gimbal_shape){1, 1, 1, N}, e);
+        philox_normal(4, (uint32_t)k, 0, (gimbal_shape){1, 1, 1, N}, z);
+        for (int i = 0; i < N; i++)
+            x[i] = (float)(a * 0.7 + s * e[i]);
+        assert_int_equal(rig.sampler->step(rig.self, k, N, x, e, z, next, x0), GIMBAL_OK);
+        double mean = 0, square = 0;
+        for (int i = 0; i < N; i++)
+            mean += next[i] / N, square += (next[i] - a_to * 0.7) * (next[i] - a_to * 0.7) / N;
+        check_near(mean, a_to * 0.7, 0.02, "mean after step %d", k);
+        check_near(square, 1 - a_to * a_to, 0.03 * (1 - a_to * a_to) + 1e-9, "variance after step %d", k);
+        check_near(x0[7], 0.7, 1e-4, "the clip as step %d sees it", k);
+    }
+    check_near(next[3], 0.7, 1e-4, "the clip at the end");
+    free(x), free(e), free(z), free(next), free(x0);
     arena_free(&rig.keep);
 }
 
@@ -449,7 +520,8 @@ static void every_sampler_starts_anywhere_without_history(void **state)
         check(!memcmp(first, again, sizeof first), "%s", sampler.name);
         const double u = grid_next(&rig.grid, 2), a = schedule_a(&rig.schedule, rig.grid.t[2]),
                      s = schedule_s(&rig.schedule, rig.grid.t[2]);
-        for (int i = 0; i < N; i++) /* of first order all three are one formula */
+        const bool noisy = rig.sampler->injects && rig.sampler->injects(rig.self, 2);
+        for (int i = 0; i < N && !noisy; i++) /* of first order all that add no noise are one formula */
             check_near(first[i],
                        schedule_a(&rig.schedule, u) * (x[i] - s * raw[i]) / a +
                            schedule_s(&rig.schedule, u) * raw[i],
@@ -620,7 +692,8 @@ static void wrong_sampler_names_get_the_nearest_one(void **state)
     arena_free(&keep);
 }
 
-TESTS(trajectories_are_those_of_diffusers, ddim_on_gaussian_clips_is_a_product_of_scales,
+TESTS(trajectories_are_those_of_diffusers, trajectories_of_ddpm_are_those_of_diffusers,
+      ddpm_keeps_the_noise_at_its_level_and_ends_clean, ddim_on_gaussian_clips_is_a_product_of_scales,
       ddim_with_eta_keeps_the_noise_at_its_level,
       ddim_serves_zero_terminal_snr_exactly_where_the_formulas_hold, errors_fall_with_the_order_of_the_method,
       every_sampler_goes_on_from_x_and_its_history, every_sampler_starts_anywhere_without_history,

@@ -66,7 +66,7 @@ static Cache *open_as(const char *key, int rank)
 static void fill(int64_t clip, int frame, bool flip, float x[FLOATS])
 {
     for (int i = 0; i < FLOATS; i++)
-        x[i] = (float)(clip * 1000 + frame * 10 + flip) + (float)i / 32;
+        x[i] = (float)(clip % 1000 * 1000 + frame * 10 + flip) + (float)i / 32;
 }
 
 static void add(Cache *c, int64_t clip, int frame, bool flip)
@@ -268,6 +268,35 @@ static void two_runs_do_not_write_one_file(void **state)
     assert_int_equal(count_files(false), 2);
 }
 
+/* What another rank adds while both learn is found, in a file that was there before and in a new one. */
+static void ranks_that_run_together_share(void **state)
+{
+    (void)state;
+    Cache *a = open_as(KEY_A, 0), *b = open_as(KEY_A, 1);
+    add(b, 1, 0, false);
+    assert_true(has(a, 1, 0, false));
+    add(b, 2, 0, true), add(a, 3, 0, false);
+    assert_true(has(a, 2, 0, true) && has(b, 3, 0, false));
+    assert_false(has(a, 4, 0, false));
+    flip_bit("moments-0123456789abcdef-1.bin", HEAD + 2 * RECORD - 4);
+    assert_false(has(a, 2, 0, true)); /* damaged, and not met again */
+    assert_false(has(a, 2, 0, true));
+    assert_int_equal(cache_count(a), 2);
+    add(a, 2, 0, true);
+    assert_true(has(a, 2, 0, true));
+    /* half a record is none yet */
+    add(b, 5, 0, false);
+    const char *path = file_of("moments-0123456789abcdef-1.bin");
+    const long whole = size_of("moments-0123456789abcdef-1.bin");
+    assert_int_equal(truncate(path, whole - 20), 0);
+    assert_false(has(a, 5, 0, false));
+    cache_close(b);
+    b = open_as(KEY_A, 1);
+    add(b, 5, 0, false);
+    assert_true(has(a, 5, 0, false));
+    cache_close(a), cache_close(b);
+}
+
 static void another_key_is_another_cache(void **state)
 {
     (void)state;
@@ -351,7 +380,7 @@ static void a_hundred_thousand_records_are_quick(void **state)
 {
     (void)state;
     enum { MANY = 100000 };
-    clock_t at[4] = {clock()};
+    clock_t at[5] = {clock()};
     Cache *c = open_as(KEY_A, 0);
     for (int i = 0; i < MANY; i++)
         add(c, i / 16, i % 16, false);
@@ -363,10 +392,13 @@ static void a_hundred_thousand_records_are_quick(void **state)
     for (int i = 0; i < MANY; i++)
         assert_true(has(c, i / 16, i % 16, false));
     at[3] = clock();
+    for (int i = 0; i < MANY; i++)
+        assert_false(has(c, i / 16, i % 16, true));
+    at[4] = clock();
     cache_close(c);
-    for (int i = 0; i < 3; i++) {
+    for (int i = 0; i < 4; i++) {
         const double us = 1e6 * (double)(at[i + 1] - at[i]) / CLOCKS_PER_SEC / MANY;
-        print_message("%s: %.2f us a record\n", (const char *[]){"add", "open", "find"}[i], us);
+        print_message("%s: %.2f us a record\n", (const char *[]){"add", "open", "find", "miss"}[i], us);
         check(us < 100, "%g us", us); /* one encoding takes thousands */
     }
 }
@@ -382,6 +414,7 @@ int main(void)
         IN_FOLDER(exchanged_and_lost_blocks_are_found),
         IN_FOLDER(ranks_read_each_other),
         IN_FOLDER(two_runs_do_not_write_one_file),
+        IN_FOLDER(ranks_that_run_together_share),
         IN_FOLDER(another_key_is_another_cache),
         IN_FOLDER(foreign_files_are_left_alone),
         IN_FOLDER(a_full_disk_leaves_the_cache_usable),

@@ -47,7 +47,7 @@ static void put_clip(const char *name, int w, int h, int frames)
 static void empty_folder(void)
 {
     char command[128];
-    snprintf(command, sizeof command, "rm -rf %s/*", folder);
+    snprintf(command, sizeof command, "find %s -mindepth 1 -delete", folder);
     assert_int_equal(system(command), 0);
 }
 

@@ -1,15 +1,15 @@
-/* t_train_ops.c: gradients of single operators against PyTorch in float64 (tests/golden/training), through the
- * tape, on every backend. All but norms and attention.
+/* t_train_ops.c: gradients of single operators against PyTorch in float64 (tests/golden/training), through
+ * the tape, on every backend. All but norms and attention.
  *
  * A case's loss is the sum of y * dy, made by a linear whose weight is dy: what reaches the operator is dy
- * itself. Pictures [rows,C,h,w] and clips [B,C,F,h,w] of the file become [rows,h,w,C] here; weights, tokens and
- * the operands of a loss stay as they are. */
+ * itself. Pictures [rows,C,h,w] and clips [B,C,F,h,w] of the file become [rows,h,w,C] here; weights, tokens
+ * and the operands of a loss stay as they are. */
 #include "io/io.h"
 #include "tensor/backend.h"
 #include "tests/check.h"
 
 static const char FILE_NAME[] = "tests/golden/training/ops.safetensors";
-static const double TOLERANCE = 2e-6;
+static const double TOLERANCE = 2e-6, BF16_TOLERANCE = 1e-2;
 enum { OPERANDS = 4 };
 
 typedef struct {
@@ -69,7 +69,8 @@ static Array read_array(Run *r, const char *prefix, const char *key, bool plain)
     if (!plain && a.nd >= 4) { /* [rows, C, (F,) pixels] */
         const int64_t rows = a.n[0], C = a.n[1], F = a.nd == 5 ? a.n[2] : 1, pixels = a.count / rows / C / F;
         for (int64_t i = 0; i < a.count; i++) {
-            const int64_t p = i % pixels, f = i / pixels % F, c = i / pixels / F % C, row = i / pixels / F / C;
+            const int64_t p = i % pixels, f = i / pixels % F, c = i / pixels / F % C,
+                          row = i / pixels / F / C;
             a.v[((row * F + f) * pixels + p) * C + c] = file[i];
         }
         const int64_t n[4] = {rows * F, a.n[a.nd - 2], a.n[a.nd - 1], C};
@@ -135,8 +136,8 @@ static Tensor *rope(Run *r)
 {
     Tensor *x = operand(r, "x", true);
     const int64_t rows = x->n[0] * x->n[1], C = x->n[2]; /* [clips, frames, C] */
-    Tensor *y = op_rotate(&r->cx, op_view(&r->cx, x, 2, (int64_t[]){rows, C}), parameter(r, "freqs"),
-                          (int)x->n[1]);
+    Tensor *y =
+        op_rotate(&r->cx, op_view(&r->cx, x, 2, (int64_t[]){rows, C}), parameter(r, "freqs"), (int)x->n[1]);
     return op_view(&r->cx, y, 3, x->n);
 }
 
@@ -216,20 +217,20 @@ static const Case cases[] = {
     {"conv1", conv2d, .stride = 1},
     {"conv_time", conv_time, .frames = 4},
     {"conv_time_1frame", conv_time, .frames = 1},
-    {"linear", linear},
+    {"linear", .forward = linear},
     {"geglu", linear, .act = ACT_GEGLU},
     {"silu", act, .act = ACT_SILU},
     {"gelu", act, .act = ACT_GELU},
-    {"rope", rope},
-    {"mix", mix},
+    {"rope", .forward = rope},
+    {"mix", .forward = mix},
     {"upsample_twice", upsample, .size = {6, 8}, .exact = true},
     {"upsample_odd", upsample, .size = {5, 7}, .exact = true},
     {"row_add", row_add, .frames = 3, .exact = true},
     {"concat", concat, .exact = true},
     {"lookup", lookup, .exact = true},
-    {"time_mlp", time_mlp},
-    {"mse", mse},
-    {"mse_weighted", mse_weighted},
+    {"time_mlp", .forward = time_mlp},
+    {"mse", .forward = mse},
+    {"mse_weighted", .forward = mse_weighted},
 };
 
 /* ---- running ----------------------------------------------------------------------------- */
@@ -238,27 +239,30 @@ static const Case cases[] = {
 static void compare(Run *r, const char *prefix, const char *key, bool plain, const float *got, bool exact)
 {
     const Array want = read_array(r, prefix, key, plain);
-    check_near(rel_rms(got, want.v, (size_t)want.count), 0, exact ? 0 : TOLERANCE, "%s.%s%s on %s", r->c->name,
-               prefix, key, r->backend);
+    check_near(rel_rms(got, want.v, (size_t)want.count), 0,
+               exact        ? 0
+               : r->cx.bf16 ? BF16_TOLERANCE
+                            : TOLERANCE,
+               "%s.%s%s on %s%s", r->c->name, prefix, key, r->backend, r->cx.bf16 ? " bf16" : "");
 }
 
 static void differentiate(Run *r, Tensor *y, bool plain)
 {
     const Array dy = read_array(r, "", "dy", plain);
     Weight w = {.name = "dy", .type = F32, .nd = 2, .n = {1, dy.count}, .own = dy.v};
-    check(y && tensor_count(y) == dy.count, "%s on %s: %s", r->c->name, r->backend, r->cx.err->msg);
+    check(y && tensor_count(y) == dy.count, "%s on %s: %.400s", r->c->name, r->backend, r->cx.err->msg);
     Tensor *all = op_view(&r->cx, y, 2, (int64_t[]){1, dy.count});
     check_ok(backward(&r->cx, op_linear(&r->cx, all, &w, (Epi){0})), *r->cx.err);
 }
 
-static void run_case(const Case *c, const Backend *b, SafeTensors *file, int threads)
+static void run_case(const Case *c, const Backend *b, SafeTensors *file, int threads, bool bf16)
 {
     const Backend *const chain[] = {b, &backend_ref, NULL};
     const bool plain = c->forward == mse || c->forward == mse_weighted;
     Run r = {.c = c, .file = file, .backend = b->isa ? b->isa : b->name};
     Tape *tape = tape_new();
     cx_init(&r.cx, chain, threads, NULL);
-    r.cx.tape = tape;
+    r.cx.tape = tape, r.cx.bf16 = bf16;
     Tensor *y = c->forward(&r);
     differentiate(&r, y, plain);
     compare(&r, "", "y", plain, y->d, c->exact);
@@ -274,27 +278,27 @@ static void run_case(const Case *c, const Backend *b, SafeTensors *file, int thr
     tape_free(tape);
 }
 
-static void run_all(const Backend *b)
+static void run_all(const Backend *b, bool bf16)
 {
     gimbal_error err = {0};
     SafeTensors *file = NULL;
     check_ok(st_open(&file, FILE_NAME, &err), err);
     for (int threads = 1; threads <= 2; threads++)
         for (int i = 0; i < COUNT(cases); i++)
-            run_case(&cases[i], b, file, threads);
+            run_case(&cases[i], b, file, threads, bf16);
     st_close(file);
 }
 
 static void the_reference_agrees_with_pytorch(void **state)
 {
     (void)state;
-    run_all(&backend_ref);
+    run_all(&backend_ref, false);
 }
 
 static void onednn_agrees_with_pytorch(void **state)
 {
     (void)state;
-    run_all(&backend_dnn);
+    run_all(&backend_dnn, false);
 }
 
 static void every_instruction_set_agrees_with_pytorch(void **state)
@@ -302,7 +306,16 @@ static void every_instruction_set_agrees_with_pytorch(void **state)
     (void)state;
     const Backend *b;
     for (int i = 0; (b = vec_backend(i)) != NULL; i++)
-        run_all(b);
+        run_all(b, false);
 }
 
-TESTS(the_reference_agrees_with_pytorch, onednn_agrees_with_pytorch, every_instruction_set_agrees_with_pytorch)
+static void rounding_factors_to_bf16_changes_little(void **state)
+{
+    (void)state;
+    const Backend *b;
+    for (int i = 0; (b = vec_backend(i)) != NULL; i++)
+        run_all(b, true);
+}
+
+TESTS(the_reference_agrees_with_pytorch, onednn_agrees_with_pytorch,
+      every_instruction_set_agrees_with_pytorch, rounding_factors_to_bf16_changes_little)

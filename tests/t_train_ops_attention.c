@@ -1,5 +1,5 @@
-/* t_train_ops_attention.c: gradients of norms and attention against PyTorch in float64 (tests/golden/training),
- * on the reference and on every instruction set of vec that this CPU runs.
+/* t_train_ops_attention.c: gradients of norms and attention against PyTorch in float64
+ * (tests/golden/training), on the reference and on every instruction set of vec that this CPU runs.
  *
  * Kernels are called as plans call them. Gradients hold something before, and must hold that much more
  * afterwards. What is not wanted must change nothing in what is. Pictures [rows,C,h,w] of the file become
@@ -30,14 +30,15 @@ static const Case cases[] = {
     {"group_norm_far", OP_NORM, .norm = {2, 1, 1e-5f, ACT_NONE}, .loose = true},
     {"layer_norm", OP_NORM, .norm = {0, 0, 1e-5f, ACT_NONE}},
     {"layer_norm_small", OP_NORM, .norm = {0, 0, 1e-5f, ACT_NONE}},
-    {"attention_self", OP_ATTN, .attention = {3, 1}, .n_kv = 1},
-    {"attention_causal", OP_ATTN, .attention = {2, 1, .causal = true}, .n_kv = 1},
-    {"attention_clip", OP_ATTN, .attention = {2, 3}, .n_kv = 1, .map = {KV_CLIP}},
-    {"attention_first", OP_ATTN, .attention = {2, 3}, .n_kv = 2, .map = {KV_SELF, KV_FIRST}},
-    {"attention_time", OP_ATTN, .attention = {2, 5, .in_time = true}, .n_kv = 1},
-    {"attention_window", OP_ATTN, .attention = {2, 4, .in_time = true, .width = 2}, .n_kv = 2,
-     .map = {KV_SELF, KV_WINDOW}},
-    {"attention_sharp", OP_ATTN, .attention = {1, 1}, .n_kv = 1, .loose = true},
+    {"attention_self", OP_ATTN, .attention = {.heads = 3, .frames = 1}, .n_kv = 1},
+    {"attention_causal", OP_ATTN, .attention = {.heads = 2, .frames = 1, .causal = true}, .n_kv = 1},
+    {"attention_clip", OP_ATTN, .attention = {.heads = 2, .frames = 3}, .n_kv = 1, .map = {KV_CLIP}},
+    {"attention_first", OP_ATTN, .attention = {.heads = 2, .frames = 3}, .n_kv = 2,
+     .map = {KV_SELF, KV_FIRST}},
+    {"attention_time", OP_ATTN, .attention = {.heads = 2, .frames = 5, .in_time = true}, .n_kv = 1},
+    {"attention_window", OP_ATTN, .attention = {.heads = 2, .frames = 4, .in_time = true, .width = 2},
+     .n_kv = 2, .map = {KV_SELF, KV_WINDOW}},
+    {"attention_sharp", OP_ATTN, .attention = {.heads = 1, .frames = 1}, .n_kv = 1, .loose = true},
 };
 
 /* An input or a parameter, its gradient, and what that should be. */
@@ -259,8 +260,8 @@ static void gradients_are_added_to(void **state)
             for (int p = 0; p < OPERANDS; p++)
                 for (size_t j = 0; j < r.o[p].count; j++)
                     check_near((double)r.o[p].g[j] - (double)HELD, r.o[p].want[j],
-                               1e-4 * (1 + fabs((double)r.o[p].want[j])), "%s %s.d%s[%zu]", b->name, r.c->name,
-                               r.o[p].key, j);
+                               1e-4 * (1 + fabs((double)r.o[p].want[j])), "%s %s.d%s[%zu]", b->name,
+                               r.c->name, r.o[p].key, j);
         }
         close_run(&r);
     }

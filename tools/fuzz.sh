@@ -11,7 +11,8 @@ cd "$(dirname "$0")/.."
 # parser and the target that reaches it, for `cover`
 PARSERS="src/io/safetensors.c:safetensors src/io/json.c:json src/io/folder.c:folder src/io/tokenizer.c:tokenizer
     src/io/words.c:tokenizer src/base/option.c:options src/diffusion/registry.c:options src/diffusion/recipe.c:recipe
-    src/diffusion/schedule.c:config src/diffusion/driver_state.c:state app/npy.c:npy"
+    src/diffusion/schedule.c:config src/diffusion/driver_state.c:state app/npy.c:npy
+    app/train_list.c:clips"
 TARGETS=${TARGETS:-$(cd tests/fuzz && ls fuzz_*.c | sed 's/^fuzz_//; s/\.c$//')}
 export ASAN_OPTIONS=allocator_may_return_null=1 UBSAN_OPTIONS=print_stacktrace=1
 

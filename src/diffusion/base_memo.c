@@ -16,13 +16,15 @@
 
 typedef struct {
     MemoKey key;
-    float *x; /* [3][n]: x, alone, guided; NULL: nothing is here */
+    float *x;      /* [3][n]: x, alone, guided; NULL: nothing is here */
+    uint64_t used; /* when it was last found or made */
 } Entry;
 
 struct BaseMemo {
     pthread_mutex_t lock;
     Entry *entry;
-    int room, next; /* next: the one that is overwritten */
+    int room;
+    uint64_t clock;
     size_t n;
 };
 
@@ -39,7 +41,7 @@ static void forget(BaseMemo *m)
     for (int i = 0; i < m->room; i++)
         free(m->entry[i].x); /* each made by memo_keep */
     free(m->entry);
-    m->entry = NULL, m->room = m->next = 0;
+    m->entry = NULL, m->room = 0;
 }
 
 void memo_free(BaseMemo *m)
@@ -72,9 +74,10 @@ bool memo_find(BaseMemo *m, const MemoKey *key, const float *x, size_t n, float 
     bool found = false;
     pthread_mutex_lock(&m->lock);
     for (int i = 0; m->n == n && i < m->room && !found; i++) {
-        const Entry *e = &m->entry[i];
+        Entry *e = &m->entry[i];
         found = e->x && same_key(&e->key, key) && !memcmp(e->x, x, n * sizeof *x);
         if (found) {
+            e->used = ++m->clock;
             memcpy(alone, e->x + n, n * sizeof *alone);
             memcpy(guided, e->x + 2 * n, n * sizeof *guided);
         }
@@ -87,15 +90,17 @@ void memo_keep(BaseMemo *m, const MemoKey *key, const float *x, size_t n, const 
                const float *guided)
 {
     pthread_mutex_lock(&m->lock);
-    Entry *e = m->n == n && m->room ? &m->entry[m->next] : NULL;
+    Entry *e = m->n == n && m->room ? m->entry : NULL;
+    for (int i = 1; e && i < m->room; i++) /* the one that nobody wanted for longest */
+        if (m->entry[i].used < e->used)
+            e = &m->entry[i];
     if (e && !e->x)
         e->x = alloc_array(3 * n, sizeof *e->x);
     if (e && e->x) {
-        e->key = *key;
+        e->key = *key, e->used = ++m->clock;
         memcpy(e->x, x, n * sizeof *x);
         memcpy(e->x + n, alone, n * sizeof *alone);
         memcpy(e->x + 2 * n, guided, n * sizeof *guided);
-        m->next = (m->next + 1) % m->room;
     }
     pthread_mutex_unlock(&m->lock);
 }

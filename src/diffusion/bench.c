@@ -212,11 +212,12 @@ static int begin_unet(Bench *b, gimbal_error *err)
 {
     const gimbal_bench_order *o = b->order;
     TRY(begin(b, o->frames, o->width, o->height, err));
-    return b->engine->residual ? fail_hint(err, GIMBAL_EUSAGE, "gimbal generate --dry-run tells what a run takes",
-                                           "%s: this %s model makes a prediction of two networks, and bench %s "
-                                           "times one",
-                                           o->model, b->engine->family->name, o->what)
-                               : GIMBAL_OK;
+    return b->engine->residual
+               ? fail_hint(err, GIMBAL_EUSAGE, "gimbal generate --dry-run tells what a run takes",
+                           "%s: this %s model makes a prediction of two networks, and bench %s "
+                           "times one",
+                           o->model, b->engine->family->name, o->what)
+               : GIMBAL_OK;
 }
 
 static int unet(Bench *b, gimbal_error *err)

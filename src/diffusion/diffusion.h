@@ -78,7 +78,7 @@ typedef struct {
  * place. torch: successive torch.randn([1,C,F,h,w]) of one generator, in the order of calls. */
 typedef struct {
     bool torch;
-    unsigned frames_first; /* torch: bits 1 << why: what is drawn as torch.randn([F,C,h,w]) instead */
+    unsigned frames_first;      /* torch: bits 1 << why: what is drawn as torch.randn([F,C,h,w]) instead */
     uint64_t seed, shared_seed; /* the latter of lane 1; white_init: the same */
     TorchRng rng;
 } WhiteNoise;
@@ -98,9 +98,9 @@ typedef struct {
     int (*draw)(const void *self, Source white, const DrawReq *, float *out);
     /* Correlation of the noise of frames i and j. */
     double (*corr)(const void *self, int i, int j);
-    /* What the spec left to the clip, or to a model that was trained on this prior: share [frames] of the noise
-     * that all frames have, 1 of the key frame; NULL: the model has no say. Asked once, before any draw. NULL:
-     * nothing is left open. EUSAGE. */
+    /* What the spec left to the clip, or to a model that was trained on this prior: share [frames] of the
+     * noise that all frames have, 1 of the key frame; NULL: the model has no say. Asked once, before any
+     * draw. NULL: nothing is left open. EUSAGE. */
     int (*fit)(void *self, int frames, const double *share, gimbal_error *err);
     bool shares; /* lane 1 is the noise that all frames have: it may have a seed of its own */
 } Noise;

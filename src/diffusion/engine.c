@@ -56,11 +56,9 @@ static int read_motion(gimbal_engine *e, gimbal_error *err)
     }
     if (!e->motion)
         return GIMBAL_OK;
-    return fail_hint(
-        err, GIMBAL_EUSAGE, "leave --motion away",
-        "--motion is %s, but %s is a %s model: it has its own layers over time and takes no motion "
-        "adapter",
-        e->motion, e->model, e->family->name);
+    return fail_hint(err, GIMBAL_EUSAGE, "leave --motion away",
+                     "--motion is %s, but %s is a %s model, which takes no motion adapter", e->motion,
+                     e->model, e->family->name);
 }
 
 /* ---- family and networks ----------------------------------------------------------------- */

@@ -5,10 +5,10 @@
  *   engine.c    gimbal_open: parts -> networks with bound weights
  *   settings.c  gimbal_settings -> Run: every value checked and filled in
  *   guide.c     Guide: one U-Net call for a clip, with guidance, as a Denoise
- *   guide_videofusion.c  the same of two networks that share a clip's noise    base_memo.c  what the first said
- *   plans.c     Plans: the networks planned, one memory for all of them
- *   session.c   gimbal_begin .. gimbal_end      cost.c  gimbal_predict      encode.c  pictures to latents
- *   driver_state.c  a run into a file and back
+ *   guide_videofusion.c  the same of two networks that share a clip's noise    base_memo.c  what the first
+ * said plans.c     Plans: the networks planned, one memory for all of them session.c   gimbal_begin ..
+ * gimbal_end      cost.c  gimbal_predict      encode.c  pictures to latents driver_state.c  a run into a file
+ * and back
  *
  * Knows everything left of it. Refuses to know argv, media and terminals. */
 #ifndef ENGINE_H
@@ -71,7 +71,7 @@ struct gimbal_engine {
     UnetShape shape;
     RunDefaults run;
     Unet *unet;
-    int64_t unet_size; /* its parameters, motion modules' and the residual network's included */
+    int64_t unet_size;        /* its parameters, motion modules' and the residual network's included */
     UnetShape residual_shape; /* family->split: of the second network; nothing otherwise */
     NoiseSplit split;
     Unet *residual;
@@ -110,8 +110,8 @@ typedef struct {
     const Reinit *reinit;
     void *noise_self, *sampler_self, *reinit_self;
     int passes, calls, calls_of[3]; /* network calls of all chunks: all; those of one branch, two, three */
-    /* of two networks: branches of the base's calls, which may be guided differently; each frame's share of the
-     * base noise [F] */
+    /* of two networks: branches of the base's calls, which may be guided differently; each frame's share of
+     * the base noise [F] */
     int base_of[2];
     const double *share;
 } Run;
@@ -164,7 +164,8 @@ Plan *guide_plan_text(Guide *);
 int guide_text(Guide *, gimbal_error *err);
 Denoise guide_denoise(Guide *);
 /* One call for x [C,F,h,w] as planned, of two branches at cfg above 1, else of one: `guided` [C,F,h,w], and
- * unless it is NULL `alone`, the prompt's branch by itself. number [F]: of the frames, for a numbered network.
+ * unless it is NULL `alone`, the prompt's branch by itself. number [F]: of the frames, for a numbered
+ * network.
  */
 int guide_eps(void *guide, const float *x, const int *number, double t, double cfg, float *alone,
               float *guided, gimbal_error *err);
@@ -179,7 +180,7 @@ typedef struct {
 } EpsNet;
 
 /* What a base network predicted, found again by everything that it depends on; at most `room` predictions of
- * one shape, the oldest go first. For several threads. */
+ * one shape, those that were not wanted for longest go first. For several threads. */
 BaseMemo *memo_new(void); /* NULL: no memory */
 void memo_free(BaseMemo *);
 /* Makes room for those of a run, `n` values each; forgets others. */
@@ -192,7 +193,8 @@ typedef struct {
 /* x [n] and the key the same to the last bit: fills alone and guided [n]. */
 bool memo_find(BaseMemo *, const MemoKey *, const float *x, size_t n, float *alone, float *guided);
 /* Nothing is kept where memory is short. */
-void memo_keep(BaseMemo *, const MemoKey *, const float *x, size_t n, const float *alone, const float *guided);
+void memo_keep(BaseMemo *, const MemoKey *, const float *x, size_t n, const float *alone,
+               const float *guided);
 
 typedef struct {
     const Schedule *schedule;
@@ -202,13 +204,14 @@ typedef struct {
     bool rescale;
     double cfg_base; /* of the base's network; 0: as the residual's */
     EpsNet base, residual;
-    BaseMemo *memo; /* NULL: nothing is kept */
-    MemoKey memo_key; /* text and bf16 */
+    BaseMemo *memo;                /* NULL: nothing is kept */
+    MemoKey memo_key;              /* text and bf16 */
     float *frame, *alone, *guided; /* [C,1,h,w]: the key frame of x; the base's two predictions for it */
     float *rows, *rhat;            /* [C,group,h,w] */
     int *number, *place;           /* [group] frames of the group: counted from 1, from 0 */
 } Split;
-/* Most frames of a group: by the picture's size alone, so that memory stays bounded and nothing else decides. */
+/* Most frames of a group: by the picture's size alone, so that memory stays bounded and nothing else decides.
+ */
 int split_group(gimbal_shape);
 int split_calls(const Split *); /* of the residual's network in one prediction */
 int split_memory(Split *, gimbal_error *err);
@@ -242,10 +245,10 @@ typedef struct {
     gimbal_error err;           /* cx's own: a call starts with it clear */
     Plan *text, *vae, *encoder; /* encoder NULL until a run begins from pictures, or some are encoded */
     Tiles *tiles;               /* in vae's place where pictures are large */
-    Guide guide;  /* of the network; of two, of the residual's */
-    Guide base;   /* of the base's network, where there are two (plan[0] or plan[1] is there) */
-    Split split;  /* then what makes one prediction of both */
-    int groups;   /* calls of `guide` in one prediction */
+    Guide guide;                /* of the network; of two, of the residual's */
+    Guide base;                 /* of the base's network, where there are two (plan[0] or plan[1] is there) */
+    Split split;                /* then what makes one prediction of both */
+    int groups;                 /* calls of `guide` in one prediction */
     gimbal_shape decode, encode; /* latents' shape in the VAE's plans: f frames a call */
     char *work;                  /* mapped, so that pages count only once they are used */
     size_t work_bytes;
@@ -267,8 +270,8 @@ int plans_keys(Plans *, gimbal_error *err);
 /* One prediction for a clip, of one network or two. */
 Denoise plans_denoise(Plans *);
 double plans_flops(const Plans *, const Run *); /* of all predictions of a run */
-/* The text encoder and the VAE's encoder alone, with their memory, for pictures whose latents have this shape:
- * what training needs. */
+/* The text encoder and the VAE's encoder alone, with their memory, for pictures whose latents have this
+ * shape: what training needs. */
 int plans_encoders(Plans *, const gimbal_engine *, int threads, gimbal_shape latents, gimbal_error *err);
 /* ids [77] -> context [77,D]. */
 int plans_text(Plans *, const int32_t *ids, float *context, gimbal_error *err);

@@ -32,8 +32,9 @@ static void to_rows(const float *x, gimbal_shape s, float *rows)
             rows[i * s.c + c] = x[c * points + i];
 }
 
-/* Inputs of one call of b branches: x [F,h,w,C], time [1,T], keys and values [b,77,K], stride [1,T] or frames'
- * numbers [F,T]. One branch is the prompt's, the last. Three do not have x in common: [3F,h,w,C], [3,T]. */
+/* Inputs of one call of b branches: x [F,h,w,C], time [1,T], keys and values [b,77,K], stride [1,T] or
+ * frames' numbers [F,T]. One branch is the prompt's, the last. Three do not have x in common: [3F,h,w,C],
+ * [3,T]. */
 static void inputs(const Guide *g, int b, Tensor *in[4])
 {
     const gimbal_shape s = g->shape;

@@ -84,7 +84,10 @@ int locate_part(Part *part, PartKind kind, const char *model, Arena *keep, gimba
     char dir[PATH_ROOM], config[PATH_ROOM], names[256];
     const bool split = is_split(model);
     const char *name = split && kind == PART_UNET ? "base" : part_name(kind);
-    TRY(path_join(dir, model, parts[kind].at_top ? "." : name, err));
+    if (parts[kind].at_top)
+        snprintf(dir, sizeof dir, "%s", model); /* a model folder's path fits */
+    else
+        TRY(path_join(dir, model, name, err));
     TRY(path_join(config, dir, part_config(kind), err));
     part->dir = arena_printf(keep, "%s", dir);
     part->where = arena_printf(keep, "%s", config);
@@ -96,12 +99,13 @@ int locate_part(Part *part, PartKind kind, const char *model, Arena *keep, gimba
         return GIMBAL_OK;
     const bool there = is_folder(dir);
     folder_names(there ? dir : model, names, sizeof names);
-    return fail_hint(err, GIMBAL_EMODEL,
-                     split ? "a VideoFusion folder has base/, residual/, videofusion.json, vae/, text_encoder/, "
-                             "tokenizer/ and scheduler/"
-                           : "a model folder has unet/, vae/, text_encoder/, tokenizer/ and scheduler/; was the "
-                             "download cut short?",
-                     "%s: no %s in it, only %s", there ? dir : model, there ? part_config(kind) : name, names);
+    return fail_hint(
+        err, GIMBAL_EMODEL,
+        split ? "a VideoFusion folder has base/, residual/, videofusion.json, vae/, text_encoder/, "
+                "tokenizer/ and scheduler/"
+              : "a model folder has unet/, vae/, text_encoder/, tokenizer/ and scheduler/; was the "
+                "download cut short?",
+        "%s: no %s in it, only %s", there ? dir : model, there ? part_config(kind) : name, names);
 }
 
 int part_read_config(Part *part, PartKind kind, gimbal_error *err)

@@ -63,7 +63,8 @@ static int fit(void *self, int frames, const double *own, gimbal_error *err)
 {
     Shared *o = self;
     if (o->lambda < 0 && o->lambda != own_lambda)
-        return fail(err, GIMBAL_EUSAGE, "shared: lambda is %g, expected 0 to 1, or -1: the model's own", o->lambda);
+        return fail(err, GIMBAL_EUSAGE, "shared: lambda is %g, expected 0 to 1, or -1: the model's own",
+                    o->lambda);
     if (o->lambda == own_lambda && own)
         o->share = own, o->frames = frames;
     if (o->key == OWN_KEY) {

@@ -89,7 +89,8 @@ static int plan_guide(Plans *p, Guide *g, const Run *run, Unet *unet, gimbal_sha
     return cx_failed(&p->cx) ? pass_on(&p->err, err) : GIMBAL_OK;
 }
 
-/* The base's network for one frame, the residual's for a group of them, and what makes one prediction of both. */
+/* The base's network for one frame, the residual's for a group of them, and what makes one prediction of
+ * both. */
 static int plan_two(Plans *p, const Run *run, gimbal_error *err)
 {
     const gimbal_engine *e = p->engine;
@@ -119,7 +120,8 @@ static int plan_unet(Plans *p, const Run *run, gimbal_error *err)
     if (p->engine->residual)
         return plan_two(p, run, err);
     p->groups = 1;
-    return plan_guide(p, &p->guide, run, p->engine->unet, run->shape, run->calls_of, COUNT(run->calls_of), err);
+    return plan_guide(p, &p->guide, run, p->engine->unet, run->shape, run->calls_of, COUNT(run->calls_of),
+                      err);
 }
 
 static int plan_text(Plans *p, gimbal_error *err)
@@ -137,7 +139,8 @@ static int memo_entries(const Run *run)
     return (int)MIN(MAX(MOST / one, 1), (uint64_t)run->calls);
 }
 
-/* Of two networks what there is beside a guide's clip: the base's keys, a group twice, a frame three times. */
+/* Of two networks what there is beside a guide's clip: the base's keys, a group twice, a frame three times.
+ */
 static uint64_t split_floats(const gimbal_engine *e, const Run *run)
 {
     if (!e->residual)
@@ -163,7 +166,8 @@ static uint64_t host_bytes(const gimbal_engine *e, const Run *run)
     const uint64_t branches = run->batch == 3 ? 2 * clip : 0; /* the guide's further two */
     const uint64_t video =
         run->s.chunks > 1 ? 2 * shape_count(run->whole) : 0; /* the driver's, the caller's */
-    return sizeof(float) * (11 * clip + prompts + given + 6 * channel + branches + video + split_floats(e, run)) +
+    return sizeof(float) *
+               (11 * clip + prompts + given + 6 * channel + branches + video + split_floats(e, run)) +
            picture + begin;
 }
 

@@ -28,13 +28,13 @@ static int grid(Grid *out, const Schedule *schedule, int steps, Arena *keep, gim
     return GIMBAL_OK;
 }
 
+/* eta has no meaning here; an impossible one is refused as everywhere. */
 static int begin(void *self, const Schedule *schedule, const Grid *steps, double eta, float *history,
                  gimbal_error *err)
 {
     (void)history;
-    if (eta != 0)
-        return fail_hint(err, GIMBAL_EUSAGE, "ddim with eta 1 is as noisy",
-                         "ddpm: eta is %g, but its noise is the schedule's own; expected 0", eta);
+    if (!(eta >= 0 && eta <= 1))
+        return fail(err, GIMBAL_EUSAGE, "ddpm: eta is %g; expected 0..1, and it is not used", eta);
     for (int k = 0; k < steps->n; k++)
         if (schedule_a(schedule, steps->t[k]) <= 0)
             return fail_hint(

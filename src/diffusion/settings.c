@@ -59,9 +59,10 @@ static const gimbal_option table[] = {
             "image to video: how strictly the picture is followed; above 1 a third branch a step, whatever "
             "--cfg is; off at 1 and below",
             1, 0, 1000),
-    REAL_AS("cfg-base", cfg_base,
-            "VideoFusion: guidance scale of the base network, whose frame the others follow; 0: that of --cfg", 0, 0,
-            1000),
+    REAL_AS(
+        "cfg-base", cfg_base,
+        "VideoFusion: guidance scale of the base network, whose frame the others follow; 0: that of --cfg", 0,
+        0, 1000),
     REAL(rescale,
          "share of the guided prediction that is brought back to its unguided deviation, against harsh "
          "colours; "
@@ -75,7 +76,8 @@ static const gimbal_option table[] = {
     REAL(strength, "with a clip to begin from: share of the steps that is run; 1 forgets it", 0.8, 0, 1),
     {"seed", "same seed, same clip", GIMBAL_SEED, offsetof(gimbal_settings, seed), 0, 0, 0, NULL, NULL},
     {"base-seed",
-     "seed of the noise that all frames share: the same base with other residuals, or the reverse; 0: --seed's",
+     "seed of the noise that all frames share: the same base with other residuals, or the reverse; 0: "
+     "--seed's",
      GIMBAL_SEED, offsetof(gimbal_settings, base_seed), 0, 0, 0, NULL, NULL},
     CHOICE("rng", rng, "random numbers: gimbal's own, or PyTorch's CPU generator", "philox", rngs),
     TEXT(sampler, "how the steps are made", NULL),
@@ -231,16 +233,18 @@ static int check_split(const gimbal_settings *s, const gimbal_engine *e, gimbal_
                                       s->cfg_base, e->family->name)
                                : GIMBAL_OK;
     if (s->rescale > 0)
-        return fail(err, GIMBAL_EUSAGE, "--rescale is %g, which is not defined for the two networks of a %s model",
-                    s->rescale, e->family->name);
-    if (s->frames > SPLIT_FRAMES)
-        return fail(err, GIMBAL_EUSAGE, "--frames is %d, a %s model makes at most %d", s->frames, e->family->name,
-                    SPLIT_FRAMES);
-    if (e->split.listed && s->frames != e->split.frames)
         return fail(err, GIMBAL_EUSAGE,
-                    "--frames is %d, but \"lambda\" of %s lists the shares of %d frames, and clips of another "
-                    "length have none",
-                    s->frames, e->part[PART_SPLIT].where, e->split.frames);
+                    "--rescale is %g, which is not defined for the two networks of a %s model", s->rescale,
+                    e->family->name);
+    if (s->frames > SPLIT_FRAMES)
+        return fail(err, GIMBAL_EUSAGE, "--frames is %d, a %s model makes at most %d", s->frames,
+                    e->family->name, SPLIT_FRAMES);
+    if (e->split.listed && s->frames != e->split.frames)
+        return fail(
+            err, GIMBAL_EUSAGE,
+            "--frames is %d, but \"lambda\" of %s lists the shares of %d frames, and clips of another "
+            "length have none",
+            s->frames, e->part[PART_SPLIT].where, e->split.frames);
     return GIMBAL_OK;
 }
 

@@ -322,14 +322,15 @@ typedef struct {
     const char *noise, *reinit; /* specs of the noise that it was trained with; NULL: white, none */
 } RunDefaults;
 
-/* How VideoFusion splits a clip's noise: eps[f] = sqrt(l) base + sqrt(1 - l) residual[f], l the share of frame
- * f, 1 of the key frame, whose noise is the base. family_videofusion.c */
+/* How VideoFusion splits a clip's noise: eps[f] = sqrt(l) base + sqrt(1 - l) residual[f], l the share of
+ * frame f, 1 of the key frame, whose noise is the base. family_videofusion.c */
 enum { SPLIT_FRAMES = 512 }; /* of the longest clip */
 typedef struct {
     int frames, key;             /* of what was trained; key counted from 0 */
     bool listed;                 /* lambda holds a share for each frame, else one for all but the key frame */
     double lambda[SPLIT_FRAMES]; /* in [0,1) off the key frame */
-    bool rescale; /* the residual network reads its frames at unit variance, at the timestep that they then have */
+    bool rescale; /* the residual network reads its frames at unit variance, at the timestep that they then
+                     have */
 } NoiseSplit;
 /* Of a clip of `frames` frames; a listed split knows its own number only. */
 int split_key(const NoiseSplit *, int frames);

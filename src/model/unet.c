@@ -721,7 +721,9 @@ Tensor *unet_forward(Cx *cx, void *unet_call, Tensor **in)
         return NULL;
     const int64_t texts = u->shape.numbered ? in[2]->n[0] / in[1]->n[0] : 1;
     const Flow f = {.cx = cx,
-                    .motion = call->still ? NULL : call->norm_clip ? time_clip_graph : time_frame_graph,
+                    .motion = call->still       ? NULL
+                              : call->norm_clip ? time_clip_graph
+                                                : time_frame_graph,
                     .space = call->keyed ? space_keyed_graph : space_graph,
                     .frames = call->frames,
                     .given = u->shape.given_entry ? in[0] : NULL,

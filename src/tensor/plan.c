@@ -259,15 +259,15 @@ double plan_flops(const Plan *p)
     return sum;
 }
 
-bool plan_learns(const Plan *p, const Weight *weight)
+int plan_learnt(const Plan *p, const Weight *weight)
 {
     Weight *w[CALL_WEIGHTS];
-    for (int i = 0; i < p->n_steps && weight->trainable; i++)
+    for (int i = p->n_steps - 1; i >= 0 && weight->trainable; i--)
         if (p->step[i].way == BACKWARD)
             for (int k = call_weights(&p->step[i].call, w) - 1; k >= 0; k--)
                 if (w[k] == weight)
-                    return true;
-    return false;
+                    return i;
+    return -1;
 }
 
 bool plan_bf16(const Plan *p)
@@ -359,6 +359,8 @@ static int replay(Cx *cx, Call *c, Way way)
     if (way == FORWARD)
         TRY(call_watch(cx, c, p->at, p->weight));
     poison_dead(cx, p->at);
+    if (cx->stepped)
+        cx->stepped(cx->stepped_user, p, p->at);
     p->at++;
     return GIMBAL_OK;
 }

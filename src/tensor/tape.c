@@ -154,7 +154,7 @@ static int block_backward(Cx *cx, Node *node)
     return cx->err->code;
 }
 
-/* A product once more for the input and for the weight, if they want it. Other ops are about twice as dear. */
+/* A product once more for the input and for the weight, if they want it; other ops about twice. */
 static double backward_flops(const Call *c)
 {
     if (c->op != OP_CONV2D && c->op != OP_CONVT && c->op != OP_LINEAR)

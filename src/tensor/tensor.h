@@ -109,6 +109,9 @@ typedef struct Cx {
      * runs. */
     void (*tap)(void *user, const char *module, const Tensor *output);
     void *tap_user;
+    /* Called after every step of plan_run; for work beside it, such as sending gradients that are finished. */
+    void (*stepped)(void *user, const Plan *, int step);
+    void *stepped_user;
     /* the rest belongs to tensor/ */
     Plan *plan;
     int mode;
@@ -143,8 +146,8 @@ size_t plan_bytes(const Plan *);      /* memory that plan_run needs: tensors and
 size_t plan_pack_bytes(const Plan *); /* weights that kernels will pack, each counted once */
 size_t plan_bound(const Plan *);      /* liveness bound: no packing of offsets can be below it */
 double plan_flops(const Plan *);
-/* Whether the plan holds a backward step that adds to this weight's gradient. */
-bool plan_learns(const Plan *, const Weight *);
+/* The last step of the plan that adds to this weight's gradient; -1: none does. */
+int plan_learnt(const Plan *, const Weight *);
 /* Predicted seconds: times the plan's distinct calls on scratch data for at most `budget` seconds, dearest
  * first, with fewer rows where a call is long, and extends by FLOPs and bytes. Needs memory of one call at a
  * time. */

@@ -69,7 +69,8 @@ static int open_model(struct gimbal_trainer *t, const gimbal_train_settings *s, 
 static gimbal_shape latents_shape(const struct gimbal_trainer *t)
 {
     const int factor = vae_factor(t->engine->vae);
-    return (gimbal_shape){vae_channels(t->engine->vae), t->s.frames, t->s.height / factor, t->s.width / factor};
+    return (gimbal_shape){vae_channels(t->engine->vae), t->s.frames, t->s.height / factor,
+                          t->s.width / factor};
 }
 
 static int plan(struct gimbal_trainer *t, bool recompute, gimbal_error *err)
@@ -98,8 +99,8 @@ static int plan_step(struct gimbal_trainer *t, gimbal_error *err)
     const Plan *plans[4];
     set_drop(&t->set, plans, t->recipe->plans(t->self, plans));
     if (!t->set.n)
-        return fail(err, GIMBAL_EUSAGE, "no gradient reaches any of the parameters of --train %s: nothing to train",
-                    t->s.train);
+        return fail(err, GIMBAL_EUSAGE,
+                    "no gradient reaches any of the parameters of --train %s: nothing to train", t->s.train);
     return GIMBAL_OK;
 }
 
@@ -108,7 +109,8 @@ static int plan_step(struct gimbal_trainer *t, gimbal_error *err)
 static int take_work(struct gimbal_trainer *t, gimbal_error *err)
 {
     t->work_bytes = MAX(t->recipe->work_bytes(t->self), 64);
-    t->work = mmap(NULL, t->work_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    t->work =
+        mmap(NULL, t->work_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (t->work == MAP_FAILED) {
         t->work = NULL;
         return fail(err, GIMBAL_ENOMEM, "cannot map %zu bytes for the networks' tensors", t->work_bytes);
@@ -154,6 +156,7 @@ static int take_memory(struct gimbal_trainer *t, gimbal_error *err)
     TRY(batch_make(&t->batch, t->s.micro, s, t->engine->shape.context, t->recipe->decomposed, err));
     if (t->recipe->lambda)
         t->recipe->lambda(t->self, t, t->batch.lambda);
+    TRY(trainer_buckets(t, err));
     return empty_context(t, err);
 }
 
@@ -312,12 +315,14 @@ static int predict(struct gimbal_trainer *t, const gimbal_train_settings *s, gim
     out->limit_bytes = memory_available();
     out->flops = t->recipe->flops(t->self) / t->s.micro;
     TRY(plans_encoders(&t->encoders, t->engine, t->s.threads, t->batch.shape, err));
-    out->anon_bytes = planned + set_bytes(t) + plans_work_bytes(&t->encoders) + plans_beside_bytes(&t->encoders) +
-                      plan_packs(t) + batch_bytes(t->s.micro, t->batch.shape, t->engine->shape.context);
+    out->anon_bytes = planned + set_bytes(t) + plans_work_bytes(&t->encoders) +
+                      plans_beside_bytes(&t->encoders) + plan_packs(t) +
+                      batch_bytes(t->s.micro, t->batch.shape, t->engine->shape.context);
     const Plan *plans[4];
     const int n = t->recipe->plans(t->self, plans);
     for (int i = 0; i < n; i++)
-        out->seconds += plan_seconds(&t->cx, (Plan *)plans[i], 2.0 / n) * (t->s.batch / t->ranks->size / t->s.micro);
+        out->seconds +=
+            plan_seconds(&t->cx, (Plan *)plans[i], 2.0 / n) * (t->s.batch / t->ranks->size / t->s.micro);
     return cx_failed(&t->cx) ? pass_on(&t->err, err) : GIMBAL_OK;
 }
 

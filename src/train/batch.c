@@ -4,6 +4,7 @@
  *     z  = sqrt(abar_t) x0 + sqrt(1 - abar_t) e,    t one per clip
  *     target = e, or v = sqrt(abar_t) e - sqrt(1 - abar_t) x0
  *     weight = min(SNR, gamma) / SNR of e, / (SNR + 1) of v        Hang et al., Min-SNR, 2023
+ *           or 1 / sqrt(min(SNR, 1000)) of e, 1 / (SNR + 1) of v   Yu et al., 2024
  *
  * Everything drawn is a function of the sample's key (train.h, law 1). A clip that cannot be used is reported
  * and another of the same epoch takes its place, chosen by the same key.
@@ -101,10 +102,10 @@ static int encode(struct gimbal_trainer *t, const uint8_t *rgb, int n, float *pi
 
 typedef struct {
     int64_t clip;
-    int *at;       /* [F] frames of the film */
+    int *at; /* [F] frames of the film */
     bool flip;
     float *moments; /* [F,h,w,2C] */
-    int *missing;  /* indices into at */
+    int *missing;   /* indices into at */
     int n_missing;
     uint8_t *rgb;
     float *pixels;
@@ -150,7 +151,8 @@ static int fetch(struct gimbal_trainer *t, Fetch *f, gimbal_error *err)
 }
 
 /* moments [F,h,w,2C] -> x0 rows [F,h,w,C], a draw from the posterior; eps [C,F,h,w]. */
-static void sample_posterior(const struct gimbal_trainer *t, const float *moments, const float *eps, float *x0)
+static void sample_posterior(const struct gimbal_trainer *t, const float *moments, const float *eps,
+                             float *x0)
 {
     const gimbal_shape s = t->batch.shape;
     const size_t points = (size_t)s.f * s.h * s.w;
@@ -284,6 +286,16 @@ static int draw_noise(struct gimbal_trainer *t, Batch *b, int i, uint64_t key, g
 
 /* ---- the forward process ------------------------------------------------------------------- */
 
+/* What a clip's loss counts at this signal-to-noise ratio. */
+static double weight_of(const gimbal_train_settings *s, double snr, bool v)
+{
+    if (s->debiased)
+        return v ? 1 / (snr + 1) : 1 / sqrt(MIN(MAX(snr, 1e-6), 1000));
+    if (s->snr_gamma <= 0)
+        return 1;
+    return MIN(snr, s->snr_gamma) / (v ? snr + 1 : MAX(snr, 1e-12));
+}
+
 /* z, target and weight of place i from its x0, noise and t. */
 void batch_diffuse(const struct gimbal_trainer *t, Batch *b, int i)
 {
@@ -295,8 +307,7 @@ void batch_diffuse(const struct gimbal_trainer *t, Batch *b, int i)
         b->z[k] = a * b->x0[k] + s * b->noise[k];
         b->target[k] = v ? a * b->noise[k] - s * b->x0[k] : b->noise[k];
     }
-    const double gamma = t->s.snr_gamma, clipped = MIN(snr, gamma);
-    b->weight[i] = gamma <= 0 ? 1 : (float)(clipped / (v ? snr + 1 : MAX(snr, 1e-12)));
+    b->weight[i] = (float)weight_of(&t->s, snr, v);
 }
 
 /* ---- the batch ----------------------------------------------------------------------------- */
@@ -361,7 +372,8 @@ int batch_fill(struct gimbal_trainer *t, Batch *b, int64_t g, gimbal_error *err)
     return code;
 }
 
-/* Validation clip v, the same noise whenever it is looked at, a timestep in the middle of each band in turn. */
+/* Validation clip v, the same noise whenever it is looked at, a timestep in the middle of each band in turn.
+ */
 int batch_validation(struct gimbal_trainer *t, Batch *b, int v, int band, gimbal_error *err)
 {
     enum { APART = 0x7a11d }; /* from the samples that are learnt from */

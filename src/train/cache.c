@@ -7,13 +7,14 @@
  *     head   = 128 bytes: magic, floats, checksum, key[64]
  *     record = clip i64, frame i32, flip u32, sum u64, check u64, floats
  *
- * A file grows at its end and by its one writer, who holds its lock; everybody reads all files of the key as
- * they are when the cache is opened. sum is of the floats, check of the four fields before it. A record whose
- * check is wrong is passed over when the file is opened; floats whose sum is wrong are found when they are
- * read, and forgotten. What is behind the last whole record is cut off by the writer. Files of another key
- * have other names and are never touched. Bytes are this machine's own order; magic tells.
+ * A file grows at its end and by its one writer, who holds its lock; everybody reads all files of the key,
+ * and looks what the others have added whenever something is missing. sum is of the floats, check of the four
+ * fields before it. A record whose check is wrong is passed over when the file is read; floats whose sum is
+ * wrong are found when they are wanted, and forgotten. What is behind the last whole record is cut off by the
+ * next writer. Files of another key have other names and are never touched. Bytes are this machine's own
+ * order; magic tells.
  *
- * The index is a hash table in memory, open addressing, 32 bytes a record and at most half full. Knows
+ * The index is a hash table in memory, open addressing, 48 bytes a slot and at most half full. Knows
  * bytes and files. Refuses to know what the floats mean. */
 #include "train/train.h"
 
@@ -52,13 +53,19 @@ typedef struct {
     bool used;
 } Slot;
 
+typedef struct {
+    int fd;
+    dev_t device;
+    ino_t inode;
+    int64_t end; /* behind what is in the index: of the one that is written, where it goes on */
+} File;
+
 struct Cache {
     char folder[PATH_ROOM], path[PATH_ROOM]; /* path: of the file that is written */
     char prefix[NAME_ROOM + SHORT_KEY + 3];  /* of the names: NAME-K- */
     Head head;
-    int *fd; /* [files]; 0 is the one that is written */
+    File *file; /* [files]; 0 is the one that is written */
     int files;
-    int64_t end;     /* where it is written next */
     uint8_t *record; /* room for one */
     size_t record_bytes;
     Slot *slot; /* [room], a power of 2 */
@@ -185,29 +192,30 @@ static bool is_ours(const Cache *c, int fd)
            !memcmp(&h, &c->head, sizeof h);
 }
 
-/* Every whole record of files[file] into the index; *end: behind the last one. Heads alone are read. */
-static int scan(Cache *c, int file, int64_t *end, gimbal_error *err)
+/* Every whole record behind what is known of a file into the index. Heads alone are read. */
+static int scan(Cache *c, int file, gimbal_error *err)
 {
-    const int64_t whole = (size_of(c->fd[file]) - (int64_t)sizeof(Head)) / (int64_t)c->record_bytes;
-    for (int64_t i = 0; i < whole; i++) {
+    File *f = &c->file[file];
+    const int64_t size = size_of(f->fd), bytes = (int64_t)c->record_bytes;
+    for (; f->end + bytes <= size; f->end += bytes) {
         RecordHead r;
-        const int64_t at = (int64_t)sizeof(Head) + i * (int64_t)c->record_bytes;
-        if (read_at(c->fd[file], &r, sizeof r, at) && r.check == check_of_record(&r) && r.flip <= 1)
-            TRY(put_slot(c, &r, file, at, err));
+        if (read_at(f->fd, &r, sizeof r, f->end) && r.check == check_of_record(&r) && r.flip <= 1)
+            TRY(put_slot(c, &r, file, f->end, err));
     }
-    *end = (int64_t)sizeof(Head) + MAX(whole, 0) * (int64_t)c->record_bytes;
     return GIMBAL_OK;
 }
 
 static int keep_file(Cache *c, int fd, gimbal_error *err)
 {
-    int *more = realloc(c->fd, (size_t)(c->files + 1) * sizeof *more);
-    if (!more) {
+    struct stat st;
+    File *more = realloc(c->file, (size_t)(c->files + 1) * sizeof *more);
+    if (!more || fstat(fd, &st)) {
+        c->file = more ? more : c->file;
         close(fd);
         return fail(err, GIMBAL_ENOMEM, "%s: no memory for %d files", c->folder, c->files + 1);
     }
-    c->fd = more;
-    c->fd[c->files++] = fd;
+    c->file = more;
+    c->file[c->files++] = (File){fd, st.st_dev, st.st_ino, sizeof(Head)};
     return GIMBAL_OK;
 }
 
@@ -232,15 +240,16 @@ static int take_file(const Cache *c, int *fd, gimbal_error *err)
 /* A head is written where there is none; half a one is of a process that ended while it made the file. */
 static int begin_file(Cache *c, gimbal_error *err)
 {
-    const int64_t size = size_of(c->fd[0]);
+    const int fd = c->file[0].fd;
+    const int64_t size = size_of(fd);
     if (size >= (int64_t)sizeof c->head)
-        return is_ours(c, c->fd[0]) ? GIMBAL_OK
-                                    : fail_hint(err, GIMBAL_EFORMAT, "remove it, or give another folder",
-                                                "%s: not a cache of %lld floats under this key", c->path,
-                                                (long long)c->head.floats);
-    if (size < 0 || !write_at(c->fd[0], &c->head, sizeof c->head, 0)) {
+        return is_ours(c, fd) ? GIMBAL_OK
+                              : fail_hint(err, GIMBAL_EFORMAT, "remove it, or give another folder",
+                                          "%s: not a cache of %lld floats under this key", c->path,
+                                          (long long)c->head.floats);
+    if (size < 0 || !write_at(fd, &c->head, sizeof c->head, 0)) {
         const int reason = errno;
-        const bool cut = size >= 0 && !ftruncate(c->fd[0], 0);
+        const bool cut = size >= 0 && !ftruncate(fd, 0);
         return fail(err, GIMBAL_EIO, "%s: cannot be written: %s%s", c->path,
                     size < 0 ? "no regular file" : strerror(reason), cut ? "" : "; remove it");
     }
@@ -263,38 +272,38 @@ static int open_own(Cache *c, int rank, gimbal_error *err)
         return fail(err, GIMBAL_EIO, "%s: in use, as are %d more of its name", c->path, MOST_WRITERS - 1);
     TRY(keep_file(c, fd, err));
     TRY(begin_file(c, err));
-    TRY(scan(c, 0, &c->end, err));
-    if (size_of(fd) > c->end && ftruncate(fd, c->end))
+    TRY(scan(c, 0, err));
+    if (size_of(fd) > c->file[0].end && ftruncate(fd, c->file[0].end))
         return fail(err, GIMBAL_EIO, "%s: its torn end cannot be cut off: %s", c->path, strerror(errno));
     return GIMBAL_OK;
 }
 
 /* ---- the others' files ------------------------------------------------------------------- */
 
-static bool same_file(int a, int b)
+static bool is_open(const Cache *c, const struct stat *st)
 {
-    struct stat sa, sb;
-    return !fstat(a, &sa) && !fstat(b, &sb) && sa.st_dev == sb.st_dev && sa.st_ino == sb.st_ino;
+    for (int i = 0; i < c->files; i++)
+        if (c->file[i].device == st->st_dev && c->file[i].inode == st->st_ino)
+            return true;
+    return false;
 }
 
 /* A file that cannot be read is one that has nothing for us. */
-static int add_other(Cache *c, const char *name, gimbal_error *err)
+static int add_other(Cache *c, int folder, const char *name, gimbal_error *err)
 {
-    char path[PATH_ROOM];
-    int64_t end;
-    TRY(path_join(path, c->folder, name, err));
-    const int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
-    if (fd < 0)
+    struct stat st;
+    if (fstatat(folder, name, &st, 0) || !S_ISREG(st.st_mode) || is_open(c, &st))
         return GIMBAL_OK;
-    if (same_file(fd, c->fd[0]) || !is_ours(c, fd)) {
+    const int fd = openat(folder, name, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+    if (fd >= 0 && is_ours(c, fd))
+        return keep_file(c, fd, err);
+    if (fd >= 0)
         close(fd);
-        return GIMBAL_OK;
-    }
-    TRY(keep_file(c, fd, err));
-    return scan(c, c->files - 1, &end, err);
+    return GIMBAL_OK;
 }
 
-static int open_others(Cache *c, gimbal_error *err)
+/* Takes in what the others have written since: in their files, and in files that are new. */
+static int catch_up(Cache *c, gimbal_error *err)
 {
     DIR *d = opendir(c->folder);
     int code = GIMBAL_OK;
@@ -303,9 +312,11 @@ static int open_others(Cache *c, gimbal_error *err)
     for (struct dirent *e; !code && (e = readdir(d));) {
         const size_t n = strlen(e->d_name);
         if (!strncmp(e->d_name, c->prefix, strlen(c->prefix)) && n > 4 && !strcmp(e->d_name + n - 4, ".bin"))
-            code = add_other(c, e->d_name, err);
+            code = add_other(c, dirfd(d), e->d_name, err);
     }
     closedir(d);
+    for (int i = 1; !code && i < c->files; i++)
+        code = scan(c, i, err);
     return code;
 }
 
@@ -344,7 +355,7 @@ static int open_cache(Cache *c, const char *folder, const char *name, const char
         return fail(err, GIMBAL_EIO, "%s: cannot be made: %s", folder, strerror(errno));
     TRY(grow_index(c, err));
     TRY(open_own(c, rank, err));
-    return open_others(c, err);
+    return catch_up(c, err);
 }
 
 int cache_open(Cache **out, const char *folder, const char *name, const char *key, int64_t floats, int rank,
@@ -362,15 +373,24 @@ int cache_open(Cache **out, const char *folder, const char *name, const char *ke
     return code;
 }
 
+static bool has_floats(const Cache *c, const Slot *s, float *out)
+{
+    const size_t bytes = c->record_bytes - sizeof(RecordHead);
+    return read_at(c->file[s->file].fd, out, bytes, s->at + (int64_t)sizeof(RecordHead)) &&
+           mix_bytes(place_of(&s->head), out, bytes) == s->head.sum;
+}
+
 bool cache_find(Cache *c, int64_t clip, int frame, bool flip, float *out)
 {
     const RecordHead wanted = {.clip = clip, .frame = frame, .flip = flip};
     Slot *s = find_slot(c, &wanted);
+    if (!s->used || s->file == NO_FILE) {
+        catch_up(c, NULL); /* if that fails, there is just nothing new */
+        s = find_slot(c, &wanted);
+    }
     if (!s->used || s->file == NO_FILE)
         return false;
-    const size_t bytes = c->record_bytes - sizeof(RecordHead);
-    if (read_at(c->fd[s->file], out, bytes, s->at + (int64_t)sizeof(RecordHead)) &&
-        mix_bytes(place_of(&wanted), out, bytes) == s->head.sum)
+    if (has_floats(c, s, out))
         return true;
     s->file = NO_FILE, c->count--;
     return false;
@@ -384,15 +404,16 @@ int cache_add(Cache *c, int64_t clip, int frame, bool flip, const float *x, gimb
     r.check = check_of_record(&r);
     memcpy(c->record, &r, sizeof r);
     memcpy(c->record + sizeof r, x, bytes);
-    if (!write_at(c->fd[0], c->record, c->record_bytes, c->end)) {
+    File *f = &c->file[0];
+    if (!write_at(f->fd, c->record, c->record_bytes, f->end)) {
         const int reason = errno;
-        const char *torn = ftruncate(c->fd[0], c->end) ? "; its torn end stays until it is opened again" : "";
+        const char *torn = ftruncate(f->fd, f->end) ? "; its torn end stays until it is opened again" : "";
         return fail_hint(err, GIMBAL_EIO, "make room; what was encoded before stays usable",
                          "%s: a record of %zu bytes cannot be written: %s%s", c->path, c->record_bytes,
                          strerror(reason), torn);
     }
-    TRY(put_slot(c, &r, 0, c->end, err));
-    c->end += (int64_t)c->record_bytes;
+    TRY(put_slot(c, &r, 0, f->end, err));
+    f->end += (int64_t)c->record_bytes;
     return GIMBAL_OK;
 }
 
@@ -406,8 +427,8 @@ void cache_close(Cache *c)
     if (!c)
         return;
     for (int i = 0; i < c->files; i++)
-        close(c->fd[i]); /* and with it goes the lock */
-    free(c->fd);
+        close(c->file[i].fd); /* and with it goes the lock */
+    free(c->file);
     free(c->slot);
     free(c->record);
     free(c); /* cache_open's */

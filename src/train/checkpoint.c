@@ -486,12 +486,12 @@ int checkpoint_save(struct gimbal_trainer *t, char folder[PATH_ROOM], gimbal_err
 
 /* ---- loading: is it whole? --------------------------------------------------------------- */
 
-/* A path that stays inside: no empty piece, no "." or ".." */
+/* A path that stays inside: no piece is a beginning of "..": empty, "." or itself. */
 static bool inside(const char *path)
 {
     for (size_t n; *path; path += n + (path[n] == '/')) {
         n = strcspn(path, "/");
-        if (!n || (n <= 2 && !strncmp(path, "..", n)) || (path[n] && !path[n + 1]))
+        if ((n <= 2 && !strncmp(path, "..", n)) || (path[n] && !path[n + 1]))
             return false;
     }
     return true;

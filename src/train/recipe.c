@@ -32,7 +32,8 @@ int recipe_find(const Recipe **out, const char *name, gimbal_error *err)
     const char *near = nearest_name(name, name_at, recipes, COUNT(recipes) - 1);
     char known[256] = "";
     for (int i = 0; recipes[i]; i++)
-        snprintf(known + strlen(known), sizeof known - strlen(known), "%s%s", i ? ", " : "", recipes[i]->name);
+        snprintf(known + strlen(known), sizeof known - strlen(known), "%s%s", i ? ", " : "",
+                 recipes[i]->name);
     if (near)
         return fail_hint(err, GIMBAL_EUSAGE, near, "no recipe '%.60s'; there are %s", name, known);
     return fail(err, GIMBAL_EUSAGE, "no recipe '%.60s'; there are %s", name, known);

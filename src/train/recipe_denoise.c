@@ -4,9 +4,9 @@
  *
  *     L = 1/batch  sum over clips of  weight  mean (unet(z, t, text) - target)^2
  *
- * ConsistI2V: frame 0 of z is the clean first frame c0 (now and then, for guidance by the image, a noised one),
- * and its prediction does not count. Forward, loss and backward are one graph, so that training's memory is
- * planned like any other.
+ * ConsistI2V: frame 0 of z is the clean first frame c0 (now and then, for guidance by the image, a noised
+ * one), and its prediction does not count. Forward, loss and backward are one graph, so that training's
+ * memory is planned like any other.
  *
  * Knows the U-Net and rows. Refuses to know data, optimisers and files' names. */
 #include "train/train.h"
@@ -19,7 +19,7 @@ typedef struct {
     Tape *tape;
     Plan *learn, *look; /* with and without backward */
     int clips;
-    bool given; /* frame 0 is the picture's */
+    bool given;                        /* frame 0 is the picture's */
     float *time, *stride, *weight, *x; /* [B,width0] twice, [B*F], rows of z with clean first frames */
 } Denoise_;
 
@@ -68,11 +68,10 @@ static int plan(void *self, struct gimbal_trainer *t, gimbal_error *err)
         const size_t B = (size_t)t->s.micro, width = (size_t)t->engine->shape.width[0];
         d->clips = t->s.micro;
         d->given = t->engine->shape.given;
-        d->call = (UnetCall){
-            .unet = t->engine->unet,
-            .frames = s.f,
-            .norm_clip = !strcmp(t->s.motion_norm, "clip"),
-            .still = t->recipe == &recipe_image};
+        d->call = (UnetCall){.unet = t->engine->unet,
+                             .frames = s.f,
+                             .norm_clip = !strcmp(t->s.motion_norm, "clip"),
+                             .still = t->recipe == &recipe_image};
         d->tape = tape_new();
         d->time = alloc_array(B * width, sizeof(float));
         d->stride = alloc_array(B * width, sizeof(float));
@@ -262,8 +261,8 @@ static int consisti2v_parts(void *self, struct gimbal_trainer *t, TrainPart part
     (void)self;
     TRY(need_family(t, "consisti2v", err));
     if (t->s.frames < 2)
-        return fail(err, GIMBAL_EUSAGE, "recipe consisti2v learns what follows the first frame, --frames is %d",
-                    t->s.frames);
+        return fail(err, GIMBAL_EUSAGE,
+                    "recipe consisti2v learns what follows the first frame, --frames is %d", t->s.frames);
     return unet_parts(t, parts);
 }
 

@@ -18,18 +18,12 @@ const char *const net_names[MAX_NETS] = {"residual.", "base."};
 
 /* ---- patterns ---------------------------------------------------------------------------- */
 
-/* One pattern's alternatives, '|' between. */
-typedef struct {
-    char **way;
-    int n;
-    int64_t hits;
-} Pattern;
-
 typedef struct {
     Params params; /* first: the visitor's leaf gets this */
     TrainSet *set;
     const TrainPart *part;
-    Pattern *pattern;
+    char **pattern;
+    int64_t *hits;                /* of each pattern */
     int n_patterns, room, leaves; /* parameters met */
     Weight **leaf;                /* [room] all that were met; NULL: they are being counted */
 } Mark;
@@ -55,30 +49,24 @@ static int cut(char ***out, const char *text, char at, Arena *keep)
 
 static int read_patterns(Mark *m, const char *text, Arena *keep, gimbal_error *err)
 {
-    char **one = NULL;
-    m->n_patterns = cut(&one, text, ',', keep);
-    m->pattern = m->n_patterns < 0 ? NULL : arena_alloc(keep, (size_t)m->n_patterns * sizeof *m->pattern);
-    for (int i = 0; m->pattern && i < m->n_patterns; i++) {
-        Pattern *p = &m->pattern[i];
-        p->n = cut(&p->way, one[i], '|', keep);
-        if (p->n < 0)
-            m->pattern = NULL;
-        for (int k = 0; k < p->n; k++)
-            if (!*p->way[k])
-                return fail(err, GIMBAL_EUSAGE, "--train '%.80s': a pattern is empty", text);
-    }
-    return m->pattern ? GIMBAL_OK : fail(err, GIMBAL_ENOMEM, "no memory for patterns");
+    m->n_patterns = cut(&m->pattern, text, ',', keep);
+    m->hits = m->n_patterns < 0 ? NULL : arena_alloc(keep, (size_t)m->n_patterns * sizeof *m->hits);
+    if (!m->hits)
+        return fail(err, GIMBAL_ENOMEM, "no memory for patterns");
+    for (int i = 0; i < m->n_patterns; i++)
+        if (!*m->pattern[i])
+            return fail(err, GIMBAL_EUSAGE, "--train '%.80s': a pattern is empty", text);
+    return GIMBAL_OK;
 }
 
 static bool matches_any(Mark *m, const char *name)
 {
     bool any = false;
-    for (int i = 0; i < m->n_patterns; i++)
-        for (int k = 0; k < m->pattern[i].n; k++)
-            if (name_matches(m->pattern[i].way[k], name)) {
-                m->pattern[i].hits++;
-                any = true;
-            }
+    for (int i = 0; i < m->n_patterns; i++) {
+        const bool one = name_matches(m->pattern[i], name);
+        m->hits[i] += one;
+        any |= one;
+    }
     return any;
 }
 
@@ -179,19 +167,19 @@ static const char *nearest_piece(const Mark *m, const char *pattern, Arena *scra
     return NULL;
 }
 
-static int no_match(const Mark *m, const Pattern *p, gimbal_error *err)
+static int no_match(const Mark *m, const char *pattern, gimbal_error *err)
 {
     Arena scratch = {0};
     char hint[320] = "";
-    const char *near = nearest_piece(m, p->way[0], &scratch);
+    const char *near = nearest_piece(m, pattern, &scratch);
     if (near)
         snprintf(hint, sizeof hint, "did you mean '%.100s'? ", near);
     snprintf(hint + strlen(hint), sizeof hint - strlen(hint),
              "a pattern is held against whole names, such as %s; * stands for any text",
              m->leaves ? m->leaf[0]->name : "(none)");
     arena_free(&scratch);
-    return fail_hint(err, GIMBAL_EUSAGE, hint, "--train: none of %d parameters matches '%.80s'%s", m->leaves,
-                     p->way[0], p->n > 1 ? " or what stands beside it" : "");
+    return fail_hint(err, GIMBAL_EUSAGE, hint, "--train: none of %d parameters matches '%.80s'", m->leaves,
+                     pattern);
 }
 
 int set_mark(TrainSet *set, const TrainPart *part, int parts, const char *patterns, Arena *keep,
@@ -209,8 +197,8 @@ int set_mark(TrainSet *set, const TrainPart *part, int parts, const char *patter
         return fail(err, GIMBAL_ENOMEM, "no memory for a list of %d parameters", m.room);
     TRY(walk(&m, part, parts, err));
     for (int i = 0; i < m.n_patterns; i++)
-        if (!m.pattern[i].hits)
-            return no_match(&m, &m.pattern[i], err);
+        if (!m.hits[i])
+            return no_match(&m, m.pattern[i], err);
     lay_out(set);
     return GIMBAL_OK;
 }
@@ -221,7 +209,7 @@ void set_drop(TrainSet *set, const Plan *const *plans, int n)
     for (int i = 0; i < set->n; i++) {
         bool learns = false;
         for (int k = 0; k < n && !learns; k++)
-            learns = plan_learns(plans[k], set->p[i].w);
+            learns = plan_learnt(plans[k], set->p[i].w) >= 0;
         set->p[i].w->trainable = learns;
         if (learns)
             set->p[left++] = set->p[i];

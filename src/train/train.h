@@ -106,8 +106,8 @@ typedef struct {
     int net;
 } TrainPart;
 /* Walks the parts; parameters whose name matches a pattern of `patterns` ("*motion_modules*,conv_in.*") become
- * trainable: Weight.trainable. Values are not touched yet. Patterns are held against param_name; of "a|b", one of
- * the two must match something, and everything between commas must: EUSAGE with the nearest name. Tables of
+ * trainable: Weight.trainable. Values are not touched yet. Patterns are held against param_name, and
+ * each must match something: EUSAGE with what a misspelt one is near to. Tables of
  * positions are never trained. */
 int set_mark(TrainSet *, const TrainPart *, int parts, const char *patterns, Arena *keep, gimbal_error *err);
 /* Parameters that no gradient reaches (told by the plan) stay as they are: neither decayed nor counted. */
@@ -152,9 +152,12 @@ void batch_diffuse(const struct gimbal_trainer *, Batch *, int i);
 /* ---- what was encoded before: cache.c ---------------------------------------------------- */
 
 /* Records of `floats` numbers on disk, found by (clip, frame, flip): moments of one frame, or with frame -1 a
- * caption's context. One file per rank, NAME-RANK.bin, that grows at its end; a torn last record is cut off.
- * key: 64 hex digits that name encoder, data set and size: files with another key are left alone. */
+ * caption's context. One file per rank, NAME-KEY-RANK.bin, that grows at its end; a torn last record is cut off.
+ * All ranks' files are read, and what is missing is looked for in what they have grown by. key: 64 hex digits
+ * that name encoder, data set and size; KEY, its first 16: files of another key are left alone. */
 typedef struct Cache Cache;
+/* The folder is made where it is not there; its parent must be. EUSAGE, EIO, ENOMEM; EFORMAT: our file's name is
+ * taken by something else. *out is the caller's, to be given to cache_close. */
 int cache_open(Cache **out, const char *folder, const char *name, const char *key, int64_t floats, int rank,
                gimbal_error *err);
 bool cache_find(Cache *, int64_t clip, int frame, bool flip, float *out); /* checksum and all */
@@ -186,7 +189,7 @@ typedef struct {
     int (*save)(void *self, struct gimbal_trainer *, const char *folder, bool ema, gimbal_error *err);
     void (*free)(void *self);
 } Recipe;
-#define RECIPES(X) X(motion) X(image) X(consisti2v)
+#define RECIPES(X) X(motion) X(image) X(consisti2v) X(videofusion)
 #define RECIPE_EXTERN(name) extern const Recipe recipe_##name;
 RECIPES(RECIPE_EXTERN)
 const Recipe *recipe_at(int i); /* NULL past the end */
@@ -231,6 +234,9 @@ struct gimbal_trainer {
     int (*event)(void *, const gimbal_train_event *);
     void *user;
     atomic_int stop;
+    struct Bucket *bucket; /* of gradients, for sums over ranks */
+    int n_buckets;
+    gimbal_error sum_err;
     Cache *moments, *texts; /* NULL: encoded every time */
     const char *changes;    /* JSON: what was changed at which step when the run was resumed; NULL: nothing */
 };
@@ -238,6 +244,7 @@ struct gimbal_trainer {
  * AdamW, EMA, the learning rate; then the gradients are zeroed. norm [MAX_NETS]: before clipping. EVALUE when
  * they are not finite: nothing is changed. */
 int trainer_update(struct gimbal_trainer *, double norm[MAX_NETS], gimbal_error *err);
+int trainer_buckets(struct gimbal_trainer *, gimbal_error *err);
 double trainer_lr(const struct gimbal_trainer *, int net); /* of the step that comes next */
 
 /* ---- state on disk: checkpoint.c --------------------------------------------------------- */

@@ -1,4 +1,5 @@
-/* trainer.c: the loop: micro-batches, gradients, one optimiser step, checkpoints, looks at the validation set.
+/* trainer.c: the loop: micro-batches, gradients, one optimiser step, checkpoints, looks at the validation
+ * set.
  *
  *     for every step   for every micro-batch of this rank   grad += d loss / d p, means over the step
  *                      sum over ranks;  g *= min(1, clip / |g|);  AdamW;  EMA;  the schedule goes on
@@ -12,6 +13,18 @@
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
+#ifdef _OPENMP
+#include <omp.h>
+#else
+static int omp_get_max_threads(void)
+{
+    return 1;
+}
+static void omp_set_num_threads(int n)
+{
+    (void)n;
+}
+#endif
 
 /* ---- one optimiser step -------------------------------------------------------------------- */
 
@@ -30,11 +43,13 @@ static int norms(const struct gimbal_trainer *t, double norm[MAX_NETS], gimbal_e
 
 static void scale(float *g, int64_t n, float by)
 {
+#pragma omp parallel for schedule(static) if (n > 65536)
     for (int64_t i = 0; i < n; i++)
         g[i] *= by;
 }
 
-/* Shares of a blend stay within 0..1, where they are clamped anyway: outside nothing would bring them back. */
+/* Shares of a blend stay within 0..1, where they are clamped anyway: outside nothing would bring them back.
+ */
 static void project(const Param *p, float *value)
 {
     if (p->w->kind == W_BLEND)
@@ -70,7 +85,7 @@ int trainer_update(struct gimbal_trainer *t, double norm[MAX_NETS], gimbal_error
 
 /* What all ranks add up beside gradients. */
 typedef struct {
-    double failed, loss, weighted, clips, band[GIMBAL_TRAIN_BANDS], in_band[GIMBAL_TRAIN_BANDS];
+    double loss, weighted, clips, band[GIMBAL_TRAIN_BANDS], in_band[GIMBAL_TRAIN_BANDS];
 } Sums;
 
 static void add_losses(const struct gimbal_trainer *t, Sums *sums, const double *loss)
@@ -120,6 +135,100 @@ static int learn_one(struct gimbal_trainer *t, Sums *sums, int64_t g, double *lo
     return GIMBAL_OK;
 }
 
+/* ---- sums over ranks ------------------------------------------------------------------------- */
+
+/* A stretch of the flat gradient that is complete after one step of one plan. */
+typedef struct Bucket {
+    int64_t at, count;
+    const Plan *plan;
+    int step;
+    bool begun;
+} Bucket;
+
+/* The plan and step behind which p's gradient is complete: plans run one after the other. */
+static void complete_after(const struct gimbal_trainer *t, const Param *p, int *plan, int *step)
+{
+    const Plan *plans[4];
+    *plan = -1, *step = -1;
+    for (int k = 0, n = t->recipe->plans(t->self, plans); k < n; k++) {
+        const int last = plan_learnt(plans[k], p->w);
+        if (last >= 0)
+            *plan = k, *step = last;
+    }
+}
+
+/* Buckets of about 25 MB, or an eighth of all: small enough that the first travels while others are made. */
+int trainer_buckets(struct gimbal_trainer *t, gimbal_error *err)
+{
+    enum { BUCKET = 25 << 18 };
+    const Plan *plans[4];
+    const int64_t most = MAX(1, MIN((int64_t)BUCKET, t->set.total / 8));
+    t->recipe->plans(t->self, plans);
+    t->bucket = arena_alloc(&t->keep, (size_t)MAX(t->set.n, 1) * sizeof *t->bucket);
+    if (!t->bucket)
+        return fail(err, GIMBAL_ENOMEM, "no memory for %d parameters", t->set.n);
+    int last = -1;
+    for (int i = 0; i < t->set.n; i++) {
+        const Param *p = &t->set.p[i];
+        const int64_t end = i + 1 < t->set.n ? t->set.p[i + 1].at : t->set.total;
+        int plan, step;
+        complete_after(t, p, &plan, &step);
+        Bucket *b = t->n_buckets ? &t->bucket[t->n_buckets - 1] : NULL;
+        if (!b || b->count >= most) {
+            b = &t->bucket[t->n_buckets++];
+            *b = (Bucket){.at = p->at, .step = -1};
+            last = -1;
+        }
+        b->count = end - b->at;
+        if (plan > last || (plan == last && step > b->step))
+            last = plan, b->plan = plans[plan], b->step = step;
+    }
+    return GIMBAL_OK;
+}
+
+static void begin_bucket(struct gimbal_trainer *t, Bucket *b)
+{
+    b->begun = true;
+    if (!t->sum_err.code)
+        t->ranks->sum_begin(t->ranks->self, t->set.grad + b->at, (size_t)b->count, &t->sum_err);
+}
+
+/* After every step of the last micro-batch's plans. */
+static void stepped(void *user, const Plan *plan, int step)
+{
+    struct gimbal_trainer *t = user;
+    for (int i = 0; i < t->n_buckets; i++)
+        if (!t->bucket[i].begun && t->bucket[i].plan == plan && t->bucket[i].step == step)
+            begin_bucket(t, &t->bucket[i]);
+    t->ranks->poll(t->ranks->self);
+}
+
+/* From now on finished gradients travel while the rest of backward runs. */
+static void overlap(struct gimbal_trainer *t, bool on)
+{
+    if (t->ranks->size == 1)
+        return;
+    for (int i = 0; i < t->n_buckets && on; i++)
+        t->bucket[i].begun = false;
+    t->cx.stepped = on ? stepped : NULL, t->cx.stepped_user = t;
+}
+
+static int reduce(struct gimbal_trainer *t, Sums *sums, gimbal_error *err)
+{
+    const gimbal_ranks *r = t->ranks;
+    if (r->size == 1)
+        return GIMBAL_OK;
+    for (int i = 0; i < t->n_buckets; i++)
+        if (!t->bucket[i].begun)
+            begin_bucket(t, &t->bucket[i]);
+    if (t->sum_err.code)
+        return pass_on(&t->sum_err, err);
+    TRY(r->sum_end(r->self, err));
+    return r->sum(r->self, (double *)sums, sizeof *sums / sizeof(double), err);
+}
+
+/* ---- a step ------------------------------------------------------------------------------------ */
+
 static int learn_all(struct gimbal_trainer *t, Sums *sums, gimbal_error *err)
 {
     const int share = t->s.batch / t->ranks->size, micros = share / t->s.micro;
@@ -127,31 +236,15 @@ static int learn_all(struct gimbal_trainer *t, Sums *sums, gimbal_error *err)
     int code = loss ? GIMBAL_OK : fail(err, GIMBAL_ENOMEM, "no memory for losses");
     for (int m = 0; m < micros && !code; m++) {
         const int64_t g = t->step * t->s.batch + t->ranks->rank * (int64_t)share + m * (int64_t)t->s.micro;
+        overlap(t, m == micros - 1);
         code = learn_one(t, sums, g, loss, err);
         gimbal_train_event e = {.what = GIMBAL_TRAIN_MICRO, .done = m + 1, .total = micros};
         if (micros > 1)
             say(t, &e);
     }
+    t->cx.stepped = NULL;
     free(loss);
     return code;
-}
-
-/* Gradients and sums of all ranks; a rank that failed stops the others too. */
-static int reduce(struct gimbal_trainer *t, Sums *sums, int code, gimbal_error *err)
-{
-    enum { BUCKET = 25 << 18 }; /* 25 MB */
-    const gimbal_ranks *r = t->ranks;
-    if (r->size == 1)
-        return code;
-    sums->failed = code ? 1 : 0;
-    TRY(r->sum(r->self, (double *)sums, sizeof *sums / sizeof(double), err));
-    if (code)
-        return code;
-    if (sums->failed > 0)
-        return fail(err, GIMBAL_ECANCEL, "another rank could not go on");
-    for (int64_t at = 0; at < t->set.total; at += BUCKET)
-        TRY(r->sum_begin(r->self, t->set.grad + at, (size_t)MIN(BUCKET, t->set.total - at), err));
-    return r->sum_end(r->self, err);
 }
 
 static int one_step(struct gimbal_trainer *t, gimbal_error *err)
@@ -159,8 +252,8 @@ static int one_step(struct gimbal_trainer *t, gimbal_error *err)
     Sums sums = {0};
     double norm[MAX_NETS];
     const double since = seconds_now();
-    const int code = learn_all(t, &sums, err);
-    TRY(reduce(t, &sums, code, err));
+    TRY(learn_all(t, &sums, err));
+    TRY(reduce(t, &sums, err));
     const double rate = trainer_lr(t, 0);
     TRY(trainer_update(t, norm, err));
     const double seconds = seconds_now() - since;
@@ -243,7 +336,7 @@ static bool due(int64_t step, int every)
     return every > 0 && step % every == 0;
 }
 
-int gimbal_train_run(gimbal_trainer *t, gimbal_error *err)
+static int run(struct gimbal_trainer *t, gimbal_error *err)
 {
     bool stop = false;
     t->begun = seconds_now();
@@ -261,6 +354,16 @@ int gimbal_train_run(gimbal_trainer *t, gimbal_error *err)
     if (t->step < t->s.steps)
         return fail(err, GIMBAL_ECANCEL, "stopped after step %lld of %d", (long long)t->step, t->s.steps);
     return GIMBAL_OK;
+}
+
+/* The optimiser's loops are OpenMP's own: as many threads as the settings say, on this thread only. */
+int gimbal_train_run(gimbal_trainer *t, gimbal_error *err)
+{
+    const int was = omp_get_max_threads();
+    omp_set_num_threads(t->s.threads);
+    const int code = run(t, err);
+    omp_set_num_threads(was);
+    return code;
 }
 
 void gimbal_train_stop(gimbal_trainer *t)

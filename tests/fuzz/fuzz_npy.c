@@ -1,27 +1,10 @@
 /* fuzz_npy.c: any bytes as a .npy file (app/npy.c, which is compiled in). What is read has sizes of at least
  * one whose product is the array's length, and written and read it is the same. */
-#include "tests/fuzz/fuzz.h"
+#include "tests/fuzz/program.h"
 
-/* The program's own, from app/app.h, which cannot meet base.h in one file. */
-PRINTF_LIKE(4, 5) int complain(gimbal_error *err, int code, const char *hint, const char *fmt, ...);
-int fail_memory(gimbal_error *err);
+/* The program's own, from app/app.h. */
 int npy_write(const char *path, const float *x, const int64_t *n, int nd, gimbal_error *err);
 int npy_read(const char *path, float **out, int64_t n[6], gimbal_error *err);
-
-int complain(gimbal_error *err, int code, const char *hint, const char *fmt, ...)
-{
-    va_list args;
-    va_start(args, fmt);
-    vsnprintf(err->msg, sizeof err->msg, fmt, args);
-    va_end(args);
-    snprintf(err->hint, sizeof err->hint, "%s", hint ? hint : "");
-    return err->code = code;
-}
-
-int fail_memory(gimbal_error *err)
-{
-    return complain(err, GIMBAL_ENOMEM, NULL, "out of memory");
-}
 
 static void round_trip_npy(const float *x, const int64_t n[6], size_t count)
 {

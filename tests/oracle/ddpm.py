@@ -23,13 +23,13 @@ for name, (changes, steps) in CASES.items():
     s = DDPMScheduler(variance_type="fixed_small", **config)
     s.set_timesteps(steps)
     g = torch.Generator().manual_seed(5)
-    x = torch.randn(72, generator=g)
+    x = torch.randn(1, 72, generator=g)
     path, noises = [x], []
     for t in s.timesteps:
         raw = 0.8 * torch.sin(x + 0.001 * t) + 0.1 * x
         draw = torch.Generator().manual_seed(int(t) + 1)
         again = torch.Generator().manual_seed(int(t) + 1)
-        noises.append(torch.randn(72, generator=again))
+        noises.append(torch.randn(1, 72, generator=again))
         x = s.step(raw, t, x, generator=draw).prev_sample
         path.append(x)
     tensors |= {f"{name}.timesteps": s.timesteps.float(), f"{name}.trajectory": torch.stack(path),

@@ -110,8 +110,8 @@ static void scatter(const Strip *s, const float *from, const Tensor *t)
     const int64_t width = s->heads * s->D;
     for (int64_t f = 0; f < s->F; f++)
         for (int64_t i = 0; i < s->positions; i++)
-            memcpy(row_at(t, strip_row(s, f, i)) + s->head * s->D,
-                   from + (i * s->F + f) * width, (size_t)width * sizeof(float));
+            memcpy(row_at(t, strip_row(s, f, i)) + s->head * s->D, from + (i * s->F + f) * width,
+                   (size_t)width * sizeof(float));
 }
 
 /* What was gathered of a strip, or from one of its positions and heads on. */

@@ -87,6 +87,16 @@ static inline void hide_later(int64_t index, int64_t queries, int nv, int64_t fr
                 s[j * width + i] = -INFINITY;
 }
 
+/* Rows [from, to) on their way into the cache. */
+static inline void fetch(const float *rows, int64_t ld, int64_t from, int64_t to, int64_t D)
+{
+    for (int64_t r = from; r < to; r++) {
+        for (int64_t c = 0; c < D; c += 16)
+            __builtin_prefetch(rows + r * ld + c, 0, 2);
+        __builtin_prefetch(rows + r * ld + D - 1, 0, 2);
+    }
+}
+
 /* Cuts `bytes` off a block of memory, or only counts when there is none. */
 static inline void *cut(char *memory, size_t *used, size_t bytes)
 {

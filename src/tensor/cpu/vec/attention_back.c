@@ -21,7 +21,8 @@ typedef struct {
     int64_t ldg[MAX_KV][2];
     float *shared[MAX_KV][2];
     int64_t C, D, padded, keys; /* keys: of a unit, of all sets */
-    size_t each;                /* bytes of a thread's scratch */
+    float scale;
+    size_t each; /* bytes of a thread's scratch */
 } Job;
 
 static bool is_wanted(const Tensor *t)
@@ -84,18 +85,23 @@ static KeysBack keys_back(const Job *job, int set, int64_t at, float *sums)
                       .gv = job->g[set][1] ? sums + (job->keys + at) * job->padded : NULL};
 }
 
-/* The sums of the key that is the at-th of the unit, to its row of a gradient or of what is kept. */
-static void store_sums(const Job *job, const float *sums, int64_t at, int which, int64_t head, bool add,
-                       float *row)
+/* The sums of the key that is the at-th of the unit. */
+static void store_sums(const Job *job, const float *sums, int64_t at, int which, bool add, float *to)
 {
     const float *from = sums + (which * job->keys + at) * job->padded;
-    const float by = which ? 1 : attention_scale(job->call);
-    float *to = row + head * job->D;
+    const float by = which ? 1 : job->scale;
     for (int64_t c = 0; c < job->D; c += VL) {
         const int64_t n = job->D - c;
         const V sum = ld(from + c) * by;
         st_some(to + c, add ? ld_some(to + c, n) + sum : sum, n);
     }
+}
+
+/* to [n] += from */
+static void add_row(const float *from, int64_t n, float *to)
+{
+    for (int64_t c = 0; c < n; c += VL)
+        st_some(to + c, ld_some(to + c, n - c) + ld_some(from + c, n - c), n - c);
 }
 
 /* Row of a shared set that keeps what `unit` gives to key j. */
@@ -114,9 +120,10 @@ static void store_frame(const Job *job, int64_t frame, int64_t head, const float
         const bool own = job->call->a.attn.map[set] == KV_SELF;
         for (int which = 0; which < 2; which++)
             for (int64_t j = 0; job->g[set][which] && j < count; j++)
-                store_sums(job, sums, at + j, which, head, own,
-                           own ? job->g[set][which] + (frame * count + j) * job->ldg[set][which]
-                               : shared_row(job, set, which, frame, j));
+                store_sums(job, sums, at + j, which, own,
+                           head * job->D +
+                               (own ? job->g[set][which] + (frame * count + j) * job->ldg[set][which]
+                                    : shared_row(job, set, which, frame, j)));
         at += count;
     }
 }
@@ -138,7 +145,7 @@ static PartBack space_part(const Job *job, int64_t frame, int64_t head, int64_t 
                   .ldgq = job->ldgq,
                   .count = MIN(NR, q->n[1] - index),
                   .index = index,
-                  .scale = attention_scale(call),
+                  .scale = job->scale,
                   .n_sets = call->a.attn.n_kv};
     int64_t at = 0;
     for (int set = 0; set < p.n_sets; set++) {
@@ -163,9 +170,12 @@ static void over_space(Cx *cx, const Job *job)
         RoomBack room;
         float *sums = (float *)(memory + VEC(furnish_back)(&room, memory, job->D, job->keys));
         memset(sums, 0, (size_t)(2 * job->keys * job->padded) * sizeof *sums);
-        for (int64_t index = 0; index < S; index += NR) {
-            const PartBack p = space_part(job, i / heads, i % heads, index, sums);
-            VEC(attend_back)(&p, &room);
+        PartBack next = space_part(job, i / heads, i % heads, 0, sums);
+        for (int64_t index = NR; index < S + NR; index += NR) {
+            PartBack now = next;
+            if (index < S)
+                next = space_part(job, i / heads, i % heads, index, sums), now.next = &next;
+            VEC(attend_back)(&now, &room);
         }
         store_frame(job, i / heads, i % heads, sums);
     }
@@ -180,92 +190,127 @@ static void collect_frames(Cx *cx, const Job *job, int set, int which)
     PARALLEL_FOR(cx, NS_MOVE * (double)(clips * F * L * C))
     for (int64_t i = 0; i < clips * L; i++) {
         float *to = job->g[set][which] + (i / L * apart + i % L) * job->ldg[set][which];
-        for (int64_t f = 0; f < F; f++) {
-            const float *from = shared_row(job, set, which, i / L * F + f, i % L);
-            for (int64_t c = 0; c < C; c += VL)
-                st_some(to + c, ld_some(to + c, C - c) + ld_some(from + c, C - c), C - c);
-        }
+        for (int64_t f = 0; f < F; f++)
+            add_row(shared_row(job, set, which, i / L * F + f, i % L), C, to);
     }
 }
 
 /* ---- over time --------------------------------------------------------------------------- */
 
-/* What was gathered of a strip, or from one of its positions and heads on. */
+/* What was gathered of a strip. Gradients take the places of q, k and v when these are done with. */
 typedef struct {
-    const float *q, *y, *gy, *k, *v;
+    float *q, *y, *gy, *k, *v;
 } Gathered;
 
-static void store_position(const Job *job, const Strip *s, int64_t i, int64_t head, const float *sums)
+/* Adds the strip's rows to those of a gradient. */
+static void scatter_add(const Strip *s, const float *from, int64_t each, float *rows, int64_t ld_rows)
 {
-    int64_t at = 0;
-    for (int set = 0; set < job->call->a.attn.n_kv; set++) {
-        const int64_t count = set_keys(job->call, set);
-        const bool own = job->call->a.attn.map[set] == KV_SELF;
-        for (int which = 0; which < 2; which++)
-            for (int64_t j = 0; job->g[set][which] && j < count; j++)
-                store_sums(job, sums, at + j, which, head, own,
-                           own ? job->g[set][which] + strip_row(s, j, i) * job->ldg[set][which]
-                               : shared_row(job, set, which, s->clip * s->S + s->position + i, j));
-        at += count;
-    }
+    const int64_t width = s->heads * s->D;
+    for (int64_t f = 0; f < s->F; f++)
+        for (int64_t i = 0; i < s->positions; i++) {
+            fetch_later(s, rows, ld_rows, f, i);
+            add_row(from + (i * each + f) * width, width,
+                    rows + strip_row(s, f, i) * ld_rows + s->head * s->D);
+        }
 }
 
-/* Queries from frame `index` on of the strip's position i and head h. */
-static PartBack time_part(const Job *job, const Strip *s, const Gathered *g, int64_t i, int64_t h,
-                          int64_t index, float *sums)
+/* To what is kept for each position. */
+static void keep_windows(const Job *job, const Strip *s, int set, int which, const float *from)
 {
-    const int64_t width = s->heads * s->D, count = MIN(NR, s->F - index);
-    const int64_t q = (i * s->F + index) * width + h * s->D, k = i * s->keys * width + h * s->D;
+    const int64_t width = s->heads * s->D;
+    for (int64_t i = 0; i < s->positions; i++)
+        for (int64_t j = 0; j < WINDOW_KEYS; j++)
+            memcpy(shared_row(job, set, which, s->clip * s->S + s->position + i, j) + s->head * s->D,
+                   from + (i * s->keys + j) * width, (size_t)width * sizeof *from);
+}
+
+static void scatter_strip(const Job *job, const Strip *s, const Gathered *g)
+{
+    int64_t at = 0;
+    if (job->gq)
+        scatter_add(s, g->q, s->F, job->gq, job->ldgq);
+    for (int set = 0; set < job->call->a.attn.n_kv; at += set_keys(job->call, set++))
+        for (int which = 0; which < 2; which++) {
+            const float *from = (which ? g->v : g->k) + at * s->heads * s->D;
+            if (!job->g[set][which])
+                continue;
+            if (job->call->a.attn.map[set] == KV_WINDOW)
+                keep_windows(job, s, set, which, from);
+            else
+                scatter_add(s, from, s->keys, job->g[set][which], job->ldg[set][which]);
+        }
+}
+
+/* Queries from frame `index` on of one position and head, which g is at. */
+static PartBack time_part(const Job *job, const Strip *s, const Gathered *g, int64_t index, float *sums)
+{
+    const int64_t width = s->heads * s->D, q = index * width, count = MIN(NR, s->F - index);
     const AttnArg *a = &job->call->a.attn.arg;
     PartBack p = {.D = s->D,
                   .q = g->q + q,
                   .y = g->y + q,
                   .gy = g->gy + q,
+                  .gq = job->gq ? g->q + q : NULL,
+                  .new = true,
                   .ldq = width,
                   .ldy = width,
                   .ldgy = width,
-                  .ldgq = s->S * job->ldgq,
+                  .ldgq = width,
                   .count = count,
                   .index = index,
-                  .scale = attention_scale(job->call),
+                  .scale = job->scale,
                   .n_sets = job->call->a.attn.n_kv};
-    if (job->gq)
-        p.gq = job->gq + strip_row(s, index, i) * job->ldgq + (s->head + h) * s->D;
     int64_t at = 0;
-    for (int set = 0; set < p.n_sets; set++) {
+    for (int set = 0; set < p.n_sets; at += set_keys(job->call, set++)) {
         p.set[set] = keys_back(job, set, at, sums);
-        p.set[set].k = g->k + k + at * width, p.set[set].v = g->v + k + at * width;
+        p.set[set].k = g->k + at * width, p.set[set].v = g->v + at * width;
         p.set[set].ldk = p.set[set].ldv = width;
         p.set[set].count = a->causal ? index + count : set_keys(job->call, set);
         p.set[set].hides = a->causal; /* all sets are KV_SELF then */
-        at += set_keys(job->call, set);
     }
     return p;
+}
+
+/* One position and head, which g is at. */
+static void time_unit(const Job *job, const Strip *s, const Gathered *g, RoomBack *room, float *sums)
+{
+    const int64_t width = s->heads * s->D;
+    memset(sums, 0, (size_t)(2 * job->keys * job->padded) * sizeof *sums);
+    for (int64_t index = 0; index < s->F; index += NR) {
+        const PartBack p = time_part(job, s, g, index, sums);
+        VEC(attend_back)(&p, room);
+    }
+    int64_t at = 0;
+    for (int set = 0; set < job->call->a.attn.n_kv; set++)
+        for (int64_t end = at + set_keys(job->call, set); at < end; at++) {
+            if (job->g[set][0])
+                store_sums(job, sums, at, 0, false, g->k + at * width);
+            if (job->g[set][1])
+                store_sums(job, sums, at, 1, false, g->v + at * width);
+        }
 }
 
 static void time_strip(const Job *job, const Strip *s)
 {
     const Call *call = job->call;
+    const size_t rows = strip_floats(s, s->F), keys = strip_floats(s, s->keys);
     char *memory = thread_scratch(call, job->each);
     RoomBack room;
     float *sums = (float *)(memory + VEC(furnish_back)(&room, memory, job->D, job->keys));
-    float *q = (float *)(memory + unit_bytes(call)), *y = q + strip_floats(s, s->F);
-    float *gy = y + strip_floats(s, s->F), *k = gy + strip_floats(s, s->F), *v = k + strip_floats(s, s->keys);
-    const Gathered g = {q, y, gy, k, v};
-    gather(s, call->in[0]->d, call->in[0]->ld, s->F, q);
-    gather(s, call->out->d, call->out->ld, s->F, y);
-    gather(s, job->gy, job->ldgy, s->F, gy);
-    gather_keys(call, s, false, k);
-    gather_keys(call, s, true, v);
+    float *begin = (float *)(memory + unit_bytes(call));
+    const Gathered all = {begin, begin + rows, begin + 2 * rows, begin + 3 * rows, begin + 3 * rows + keys};
+    gather(s, call->in[0]->d, call->in[0]->ld, s->F, all.q);
+    gather(s, call->out->d, call->out->ld, s->F, all.y);
+    gather(s, job->gy, job->ldgy, s->F, all.gy);
+    gather_keys(call, s, false, all.k);
+    gather_keys(call, s, true, all.v);
     for (int64_t i = 0; i < s->positions; i++)
         for (int64_t h = 0; h < s->heads; h++) {
-            memset(sums, 0, (size_t)(2 * job->keys * job->padded) * sizeof *sums);
-            for (int64_t index = 0; index < s->F; index += NR) {
-                const PartBack p = time_part(job, s, &g, i, h, index, sums);
-                VEC(attend_back)(&p, &room);
-            }
-            store_position(job, s, i, s->head + h, sums);
+            const int64_t q = (i * s->F * s->heads + h) * s->D, k = (i * s->keys * s->heads + h) * s->D;
+            const Gathered own = {all.q + q, all.y + q, all.gy + q, all.k + k, all.v + k};
+            time_unit(job, s, &own, &room, sums);
         }
+    scatter_strip(job, s, &all);
 }
 
 static void over_time(Cx *cx, const Job *job)
@@ -290,13 +335,9 @@ static void collect_position(const Job *job, int set, int which, int64_t clip, i
         for (int64_t nx = MAX(x - 1, 0); nx <= MIN(x + 1, W - 1); nx++) {
             const int64_t s = ny * W + nx;
             const KeyRows keys = key_rows(call, set, clip * F, s);
-            for (int64_t j = 0; j < keys.count; j++) {
-                if (key_row(&keys, j) != row)
-                    continue;
-                const float *from = shared_row(job, set, which, clip * S + s, j);
-                for (int64_t c = 0; c < job->C; c += VL)
-                    st_some(to + c, ld_some(to + c, job->C - c) + ld_some(from + c, job->C - c), job->C - c);
-            }
+            for (int64_t j = 0; j < keys.count; j++)
+                if (key_row(&keys, j) == row)
+                    add_row(shared_row(job, set, which, clip * S + s, j), job->C, to);
         }
 }
 
@@ -317,6 +358,7 @@ static Job job_of(const Cx *cx, const Call *call)
                .D = head_width(call),
                .padded = padded_width(head_width(call)),
                .keys = key_total(call),
+               .scale = attention_scale(call),
                .each = thread_bytes(call)};
     char *rest = call->tmp + (size_t)cx->threads * job.each;
     job.gy = grad_of(call->out, &job.ldgy);

@@ -15,15 +15,17 @@ typedef struct {
     bool hides; /* key j from the queries before j */
 } KeysBack;
 
-/* Up to NR queries of one head that see the same keys. */
-typedef struct {
+/* Up to NR queries of one head that see the same keys. next: what this thread does then, or NULL. */
+typedef struct PartBack {
     const float *q, *y, *gy;
-    float *gq; /* NULL: not wanted */
+    float *gq; /* added to, or written if it is new; NULL: not wanted */
+    bool new;
     int64_t ldq, ldy, ldgy, ldgq, count, index; /* index: of query 0, for the mask */
     int64_t D;
     float scale;
     int n_sets;
     KeysBack set[MAX_KV];
+    const struct PartBack *next;
 } PartBack;
 
 /* What one thread works in. */
@@ -31,6 +33,7 @@ typedef struct {
     float *s, *ds;           /* [all keys][NR], [KEYS][NR] */
     float *q, *gy, *gq;      /* [D][NR] */
     float *q_rows, *gy_rows; /* [NR][padded] */
+    int64_t fetched, rate;   /* rows fetched for what follows, and how many more after each product */
 } RoomBack;
 
 /* D up to whole vectors. */
@@ -41,6 +44,6 @@ static inline int64_t padded_width(int64_t D)
 
 /* Furnishes a room for that many keys of all sets in `memory`, or with NULL finds out how much that takes. */
 size_t VEC(furnish_back)(RoomBack *, char *memory, int64_t D, int64_t keys);
-void VEC(attend_back)(const PartBack *, const RoomBack *);
+void VEC(attend_back)(const PartBack *, RoomBack *);
 
 #endif

@@ -7,7 +7,8 @@
  *
  * then, KEYS keys at a time:
  *
- *     dV [keys][D] += P G     dS [keys][NR] = P * (V G' - d)     dK [keys][D] += dS Q     dQ' [D][NR] += K' dS
+ *     dV [keys][D] += P G     dS [keys][NR] = P * (V G' - d)     dK [keys][D] += dS Q     dQ' [D][NR] += K'
+ * dS
  *
  * with P as it is and G in place of dY, 1 / l is multiplied in where there is least of it. Q' carries scale /
  * ln 2 in S; dQ and dK are multiplied by scale at the end.
@@ -66,19 +67,23 @@ INLINE void soften(const int NV, float *s, int64_t keys, V *over)
 static void load_gradients(const PartBack *p, int nv, const V *over, const RoomBack *room, V *d)
 {
     const int64_t D = p->D, width = nv * VL, padded = padded_width(D);
+    float by[NR];
     for (int v = 0; v < nv; v++) {
+        const int64_t rows = MIN(VL, p->count - v * VL);
         V sum[VL] = {{0}};
+        st(by + v * VL, over[v]);
         for (int64_t next = 0; next < D; next += VL) {
             const int64_t c = block_at(next, D), n = MIN(VL, D - c);
             V t[VL];
-            UNROLL for (int i = 0; i < VL; i++)
-            {
-                const int64_t r = MIN(v * VL + i, p->count - 1);
-                t[i] = ld_some(p->gy + r * p->ldgy + c, n) * over[v][i];
+            for (int64_t i = 0; i < rows; i++) {
+                const int64_t r = v * VL + i;
+                t[i] = ld_some(p->gy + r * p->ldgy + c, n) * by[r];
                 st(room->gy_rows + r * padded + c, t[i]);
                 const V by_y = t[i] * ld_some(p->y + r * p->ldy + c, n);
                 sum[i] += c < next ? without_first(by_y, next - c) : by_y;
             }
+            for (int64_t i = rows; i < VL; i++)
+                t[i] = (V){0};
             transpose(t);
             float *to = room->gy + c * width + v * VL;
             for (int i = 0; i < n; i++)
@@ -100,8 +105,8 @@ static void copy_queries(const PartBack *p, const RoomBack *room)
         }
 }
 
-/* Adds dQ' to the queries' gradients. */
-static void add_results(const PartBack *p, int nv, const RoomBack *room)
+/* dQ' to the queries' gradients. */
+static void store_results(const PartBack *p, int nv, const RoomBack *room)
 {
     const int64_t width = nv * VL, D = p->D;
     for (int v = 0; v < nv; v++)
@@ -113,11 +118,29 @@ static void add_results(const PartBack *p, int nv, const RoomBack *room)
             transpose(t);
             float *to = p->gq + v * VL * p->ldgq + c;
             for (int64_t i = 0; i < rows; i++, to += p->ldgq)
-                st_some(to, ld_some(to, n) + (c < next ? without_first(t[i], next - c) : t[i]), n);
+                if (p->new)
+                    st_some(to, t[i], n);
+                else
+                    st_some(to, ld_some(to, n) + (c < next ? without_first(t[i], next - c) : t[i]), n);
         }
 }
 
 /* ---- blocks of keys ------------------------------------------------------------------------- */
+
+/* Some of the rows that the next part will want from memory. */
+static void fetch_ahead(const PartBack *p, RoomBack *room)
+{
+    const PartBack *next = p->next;
+    const int64_t from = room->fetched;
+    if (!next || from >= next->count)
+        return;
+    const int64_t to = room->fetched = MIN(from + room->rate, next->count);
+    fetch(next->q, next->ldq, from, to, p->D);
+    fetch(next->y, next->ldy, from, to, p->D);
+    fetch(next->gy, next->ldgy, from, to, p->D);
+    if (next->gq)
+        fetch(next->gq, next->ldgq, from, to, p->D);
+}
 
 /* out [count][padded] += s [count][nv * VL] rows [queries][padded] */
 static void add_products(const PartBack *p, const float *s, int64_t width, const float *rows, int64_t count,
@@ -142,11 +165,12 @@ INLINE void finish_scores(const int NV, const float *s, const V *d, int64_t coun
 
 /* Keys [from, from + count) of a set, of which s has the probabilities. first: nothing is in dQ' yet. */
 static void block_back(const PartBack *p, int nv, const KeysBack *b, int64_t from, int64_t count,
-                       const float *s, const V *d, bool first, const RoomBack *room)
+                       const float *s, const V *d, bool first, RoomBack *room)
 {
     const int64_t width = nv * VL, padded = padded_width(p->D);
     if (b->gv)
         add_products(p, s, width, room->gy_rows, count, b->gv + from * padded);
+    fetch_ahead(p, room);
     if (!b->gk && !p->gq)
         return;
     (nv == 2 ? product : product_narrow)(b->v + from * b->ldv, b->ldv, room->gy, p->D, room->ds, width, count,
@@ -155,14 +179,16 @@ static void block_back(const PartBack *p, int nv, const KeysBack *b, int64_t fro
         finish_scores(2, s, d, count, room->ds);
     else
         finish_scores(1, s, d, count, room->ds);
+    fetch_ahead(p, room);
     if (b->gk)
         add_products(p, room->ds, width, room->q_rows, count, b->gk + from * padded);
+    fetch_ahead(p, room);
     if (p->gq)
         (nv == 2 ? product_columns : product_columns_narrow)(b->k + from * b->ldk, b->ldk, room->ds, count,
                                                              room->gq, width, p->D, !first);
 }
 
-void VEC(attend_back)(const PartBack *p, const RoomBack *room)
+void VEC(attend_back)(const PartBack *p, RoomBack *room)
 {
     const int nv = p->count > VL ? 2 : 1;
     int64_t keys = 0;
@@ -170,6 +196,7 @@ void VEC(attend_back)(const PartBack *p, const RoomBack *room)
     find_scores(p, nv, room);
     for (int set = 0; set < p->n_sets; set++)
         keys += p->set[set].count;
+    room->fetched = 0, room->rate = NR * KEYS / (3 * keys) + 1;
     if (nv == 2)
         soften(2, room->s, keys, over);
     else
@@ -184,7 +211,7 @@ void VEC(attend_back)(const PartBack *p, const RoomBack *room)
             s += count * nv * VL;
         }
     if (p->gq)
-        add_results(p, nv, room);
+        store_results(p, nv, room);
 }
 
 size_t VEC(furnish_back)(RoomBack *room, char *memory, int64_t D, int64_t keys)

@@ -109,16 +109,6 @@ static void soften_pairs(Group *g, const float *s, int64_t count, int64_t D, boo
 
 /* ---- blocks of keys ------------------------------------------------------------------------- */
 
-/* Rows [from, to) on their way into the cache. */
-static void fetch(const float *rows, int64_t ld, int64_t from, int64_t to, int64_t D)
-{
-    for (int64_t r = from; r < to; r++) {
-        for (int64_t c = 0; c < D; c += 16)
-            __builtin_prefetch(rows + r * ld + c, 0, 2);
-        __builtin_prefetch(rows + r * ld + D - 1, 0, 2);
-    }
-}
-
 /* One slice's share of the rows that will be wanted from memory: where results go, the next queries, and the
  * first of their keys if those are others. */
 static void fetch_ahead(const Part *p, Room *room)

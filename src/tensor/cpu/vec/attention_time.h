@@ -47,7 +47,8 @@ static inline int64_t strip_count(const Call *call, const Strip *size)
 /* The i-th. */
 static inline Strip strip_at(const Call *call, const Strip *size, int64_t i)
 {
-    const int64_t across = strips_across(call, size), along = (size->S + size->positions - 1) / size->positions;
+    const int64_t across = strips_across(call, size),
+                  along = (size->S + size->positions - 1) / size->positions;
     Strip s = *size;
     s.clip = i / across / along;
     s.position = i / across % along * s.positions, s.positions = MIN(s.positions, s.S - s.position);
@@ -67,14 +68,25 @@ static inline int64_t strip_row(const Strip *s, int64_t f, int64_t i)
     return (s->clip * s->F + f) * s->S + s->position + i;
 }
 
+/* The row of the frame after f and position i on its way into the cache: rows of a frame are few, and no CPU
+ * sees by itself where the next frame's are. */
+static inline void fetch_later(const Strip *s, const float *rows, int64_t ld_rows, int64_t f, int64_t i)
+{
+    const float *row = rows + strip_row(s, f + 1, i) * ld_rows + s->head * s->D;
+    for (int64_t c = 0; f + 1 < s->F && c < s->heads * s->D; c += 16)
+        __builtin_prefetch(row + c, 0, 2);
+}
+
 /* The strip's rows of a tensor's data into [position][frame][channel], positions `each` rows apart. */
 static inline void gather(const Strip *s, const float *rows, int64_t ld_rows, int64_t each, float *to)
 {
     const int64_t width = s->heads * s->D;
     for (int64_t f = 0; f < s->F; f++)
-        for (int64_t i = 0; i < s->positions; i++)
+        for (int64_t i = 0; i < s->positions; i++) {
+            fetch_later(s, rows, ld_rows, f, i);
             memcpy(to + (i * each + f) * width, rows + strip_row(s, f, i) * ld_rows + s->head * s->D,
                    (size_t)width * sizeof(float));
+        }
 }
 
 static inline void gather_windows(const Call *call, int set, const Strip *s, const Tensor *t, float *to)

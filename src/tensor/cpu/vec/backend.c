@@ -1,5 +1,5 @@
-/* backend.c: the vec backend's table, one for each instruction set, and which kernel does a product. Gradients
- * that it lacks are oneDNN's and ref's business.
+/* backend.c: the vec backend's table, one for each instruction set, and which kernel does a product.
+ * Gradients that it lacks are oneDNN's and ref's business.
  *
  * Packs nothing, but that the few values of biases and norms may be widened once and kept (slot 0, ref's). */
 #include "tensor/cpu/vec/simd.h"

@@ -82,8 +82,8 @@ static void set_center(const BackJob *b, int64_t set, int64_t group)
 }
 
 /* Adds R rows to the sums of each channel. */
-INLINE void add_rows(const int R, const BackJob *b, const float *x, const float *gy, const float *mean,
-                     float *s1)
+INLINE void add_rows(const int R, const bool silu, const BackJob *b, const float *x, const float *gy,
+                     const float *mean, float *s1)
 {
     const int64_t C = b->n.C, padded = b->n.padded, ld_x = b->n.call->in[0]->ld;
     for (int64_t c = 0; c < C; c += VL) {
@@ -94,7 +94,7 @@ INLINE void add_rows(const int R, const BackJob *b, const float *x, const float 
         {
             const V d = ld_some(x + r * ld_x + c, n) - m;
             V dt = ld_some(gy + r * b->ldgy + c, n);
-            if (b->silu)
+            if (silu)
                 dt *= silu_slope_v(d * factor + shift);
             sum += dt;
             sum_x += dt * d;
@@ -104,7 +104,7 @@ INLINE void add_rows(const int R, const BackJob *b, const float *x, const float 
     }
 }
 
-static void sum_chunk(const BackJob *b, int64_t set, int64_t chunk)
+INLINE void sum_chunk(const bool silu, const BackJob *b, int64_t set, int64_t chunk)
 {
     const int64_t from = set * b->n.rows + chunk * CHUNK, rows = MIN(CHUNK, b->n.rows - chunk * CHUNK);
     const float *x = row_at(b->n.call->in[0], from), *gy = b->gy + from * b->ldgy;
@@ -114,9 +114,9 @@ static void sum_chunk(const BackJob *b, int64_t set, int64_t chunk)
     int64_t r = 0;
     memset(sums, 0, (size_t)(2 * b->n.padded) * sizeof *sums);
     for (; r + AT_ONCE <= rows; r += AT_ONCE)
-        add_rows(AT_ONCE, b, x + r * ld_x, gy + r * b->ldgy, mean, sums);
+        add_rows(AT_ONCE, silu, b, x + r * ld_x, gy + r * b->ldgy, mean, sums);
     for (; r < rows; r++)
-        add_rows(1, b, x + r * ld_x, gy + r * b->ldgy, mean, sums);
+        add_rows(1, silu, b, x + r * ld_x, gy + r * b->ldgy, mean, sums);
 }
 
 /* Adds up the chunks of one statistic, into the first of them and now with h for x - mean, and finds dx's
@@ -151,8 +151,8 @@ static void sum_group(const BackJob *b, int64_t set, int64_t group)
 }
 
 /* dx of R rows. */
-INLINE void grow_rows(const int R, const BackJob *b, const float *x, const float *gy, const float *mean,
-                      float *gx)
+INLINE void grow_rows(const int R, const bool silu, const BackJob *b, const float *x, const float *gy,
+                      const float *mean, float *gx)
 {
     const int64_t C = b->n.C, padded = b->n.padded, ld_x = b->n.call->in[0]->ld;
     for (int64_t c = 0; c < C; c += VL) {
@@ -164,7 +164,7 @@ INLINE void grow_rows(const int R, const BackJob *b, const float *x, const float
         {
             const V d = ld_some(x + r * ld_x + c, n) - m;
             V dt = ld_some(gy + r * b->ldgy + c, n);
-            if (b->silu)
+            if (silu)
                 dt *= silu_slope_v(d * factor + shift);
             float *to = gx + r * b->ldgx + c;
             st_some(to, ld_some(to, n) + (dt * factor + (d * slope + offset)), n);
@@ -172,7 +172,7 @@ INLINE void grow_rows(const int R, const BackJob *b, const float *x, const float
     }
 }
 
-static void grow_chunk(const BackJob *b, int64_t set, int64_t chunk)
+INLINE void grow_chunk(const bool silu, const BackJob *b, int64_t set, int64_t chunk)
 {
     const int64_t from = set * b->n.rows + chunk * CHUNK, rows = MIN(CHUNK, b->n.rows - chunk * CHUNK);
     const float *x = row_at(b->n.call->in[0], from), *gy = b->gy + from * b->ldgy;
@@ -181,9 +181,9 @@ static void grow_chunk(const BackJob *b, int64_t set, int64_t chunk)
     float *gx = b->gx + from * b->ldgx;
     int64_t r = 0;
     for (; r + AT_ONCE <= rows; r += AT_ONCE)
-        grow_rows(AT_ONCE, b, x + r * ld_x, gy + r * b->ldgy, mean, gx + r * b->ldgx);
+        grow_rows(AT_ONCE, silu, b, x + r * ld_x, gy + r * b->ldgy, mean, gx + r * b->ldgx);
     for (; r < rows; r++)
-        grow_rows(1, b, x + r * ld_x, gy + r * b->ldgy, mean, gx + r * b->ldgx);
+        grow_rows(1, silu, b, x + r * ld_x, gy + r * b->ldgy, mean, gx + r * b->ldgx);
 }
 
 static void group_norm_back(const Cx *cx, BackJob *b)
@@ -197,7 +197,8 @@ static void group_norm_back(const Cx *cx, BackJob *b)
         set_center(b, i / b->n.groups, i % b->n.groups);
     PARALLEL_FOR(cx, ns)
     for (int64_t i = 0; i < parts; i++)
-        sum_chunk(b, i / b->n.chunks, i % b->n.chunks);
+        b->silu ? sum_chunk(true, b, i / b->n.chunks, i % b->n.chunks)
+                : sum_chunk(false, b, i / b->n.chunks, i % b->n.chunks);
     PARALLEL_FOR(cx, NS_MOVE * (double)(parts * 2 * b->n.C))
     for (int64_t i = 0; i < statistics; i++)
         sum_group(b, i / b->n.groups, i % b->n.groups);
@@ -206,7 +207,8 @@ static void group_norm_back(const Cx *cx, BackJob *b)
         return;
     PARALLEL_FOR(cx, ns)
     for (int64_t i = 0; i < parts; i++)
-        grow_chunk(b, i / b->n.chunks, i % b->n.chunks);
+        b->silu ? grow_chunk(true, b, i / b->n.chunks, i % b->n.chunks)
+                : grow_chunk(false, b, i / b->n.chunks, i % b->n.chunks);
 }
 
 /* ---- LayerNorm --------------------------------------------------------------------------- */
@@ -246,21 +248,29 @@ static void find_moments(const BackJob *b, Rows *p)
     const int64_t C = b->n.C;
     V t1[VL] = {{0}}, t2[VL] = {{0}};
     double s1[VL], s2[VL];
-    for (int64_t r = 0; r < p->rows; r++)
+    for (int64_t r = 0; r < p->rows; r++) {
+        const float *x = p->x + r * p->ld_x;
+        V sum = {0};
         for (int64_t c = 0; c < C; c += VL)
-            t1[r] += ld_some(p->x + r * p->ld_x + c, C - c);
-    sums_of_lanes(t1, s1);
-    for (int64_t r = 0; r < VL; r++) {
-        p->mean[r] = (float)(s1[r] / (double)C);
-        t1[r] = (V){0};
+            sum += ld_some(x + c, C - c);
+        t1[r] = sum;
     }
-    for (int64_t r = 0; r < p->rows; r++)
+    sums_of_lanes(t1, s1);
+    for (int64_t r = 0; r < VL; r++)
+        p->mean[r] = (float)(s1[r] / (double)C);
+    memset(t1, 0, sizeof t1);
+    for (int64_t r = 0; r < p->rows; r++) {
+        const float *x = p->x + r * p->ld_x, mean = p->mean[r];
+        V sum = {0}, squares = {0};
         for (int64_t c = 0; c < C; c += VL) {
-            const V all = ld_some(p->x + r * p->ld_x + c, C - c) - p->mean[r];
-            const V d = C - c < VL ? first_lanes(all, C - c) : all;
-            t1[r] += d;
-            t2[r] += d * d;
+            V d = ld_some(x + c, C - c) - mean;
+            if (C - c < VL)
+                d = first_lanes(d, C - c);
+            sum += d;
+            squares += d * d;
         }
+        t1[r] = sum, t2[r] = squares;
+    }
     sums_of_lanes(t1, s1);
     sums_of_lanes(t2, s2);
     for (int64_t r = 0; r < VL; r++) {
@@ -270,31 +280,34 @@ static void find_moments(const BackJob *b, Rows *p)
     }
 }
 
-/* dt and x - mean of channels [c, c + VL) of row r. */
-INLINE V dt_of(const BackJob *b, const Rows *p, int64_t r, int64_t c, V *d)
+/* dt of n channels of row r, from dy and d = x - mean. */
+INLINE V dt_of(const bool silu, const BackJob *b, const Rows *p, int64_t r, int64_t c, V d, V gy)
 {
     const int64_t n = b->n.C - c;
-    *d = ld_some(p->x + r * p->ld_x + c, n) - p->mean[r];
-    const V dt = ld_some(p->gy + r * b->ldgy + c, n);
-    if (!b->silu)
-        return dt;
-    const V h = *d * p->over[r] + p->lack[r];
-    return dt * silu_slope_v(h * ld_some(b->n.scale + c, n) + ld_some(b->n.shift + c, n));
+    if (!silu)
+        return gy;
+    return gy * silu_slope_v((d * p->over[r] + p->lack[r]) * ld_some(b->n.scale + c, n) +
+                             ld_some(b->n.shift + c, n));
 }
 
 /* slope and offset. */
-static void find_slopes(const BackJob *b, Rows *p)
+INLINE void find_slopes(const bool silu, const BackJob *b, Rows *p)
 {
     const int64_t C = b->n.C;
+    const float *scale = b->n.scale;
     V t1[VL] = {{0}}, t2[VL] = {{0}};
     double s1[VL], s2[VL];
-    for (int64_t r = 0; r < p->rows; r++)
+    for (int64_t r = 0; r < p->rows; r++) {
+        const float *x = p->x + r * p->ld_x, *gy = p->gy + r * b->ldgy, mean = p->mean[r];
+        V sum = {0}, sum_x = {0};
         for (int64_t c = 0; c < C; c += VL) {
-            V d;
-            const V dt = dt_of(b, p, r, c, &d) * ld_some(b->n.scale + c, C - c);
-            t1[r] += dt;
-            t2[r] += dt * d;
+            const V d = ld_some(x + c, C - c) - mean;
+            const V dt = dt_of(silu, b, p, r, c, d, ld_some(gy + c, C - c)) * ld_some(scale + c, C - c);
+            sum += dt;
+            sum_x += dt * d;
         }
+        t1[r] = sum, t2[r] = sum_x;
+    }
     sums_of_lanes(t1, s1);
     sums_of_lanes(t2, s2);
     for (int64_t r = 0; r < VL; r++) {
@@ -305,20 +318,25 @@ static void find_slopes(const BackJob *b, Rows *p)
     }
 }
 
-/* dx, and what the rows add to the sums of each channel. */
-static void grow_layer_rows(const BackJob *b, const Rows *p, float *sums)
+/* dx of R rows from row `from` on, and what they add to the sums of each channel. */
+INLINE void grow_layer_rows(const int R, const bool silu, const BackJob *b, const Rows *p, int64_t from,
+                            float *sums)
 {
+    const float *x = p->x + from * p->ld_x, *gy = p->gy + from * b->ldgy;
+    float *gx = p->gx ? p->gx + from * b->ldgx : NULL;
     for (int64_t c = 0; c < b->n.C; c += VL) {
         const int64_t n = b->n.C - c;
         const V scale = ld_some(b->n.scale + c, n);
         V sum = {0}, sum_h = {0};
-        for (int64_t r = 0; r < p->rows; r++) {
-            V d;
-            const V dt = dt_of(b, p, r, c, &d);
+        UNROLL for (int i = 0; i < R; i++)
+        {
+            const int64_t r = from + i;
+            const V d = ld_some(x + i * p->ld_x + c, n) - p->mean[r];
+            const V dt = dt_of(silu, b, p, r, c, d, ld_some(gy + i * b->ldgy + c, n));
             sum += dt;
             sum_h += dt * (d * p->over[r] + p->lack[r]);
-            float *to = p->gx + r * b->ldgx + c;
-            if (p->gx)
+            float *to = gx + i * b->ldgx + c;
+            if (gx)
                 st_some(to, ld_some(to, n) + (dt * scale * p->over[r] + (d * p->slope[r] + p->offset[r])), n);
         }
         if (sums) {
@@ -328,7 +346,7 @@ static void grow_layer_rows(const BackJob *b, const Rows *p, float *sums)
     }
 }
 
-static void layer_norm_chunk(const BackJob *b, int64_t chunk)
+INLINE void layer_norm_chunk(const bool silu, const BackJob *b, int64_t chunk)
 {
     const Tensor *x = b->n.call->in[0];
     const int64_t end = MIN(b->n.rows, (chunk + 1) * CHUNK);
@@ -343,8 +361,12 @@ static void layer_norm_chunk(const BackJob *b, int64_t chunk)
                   .ld_x = x->ld};
         find_moments(b, &p);
         if (b->gx)
-            find_slopes(b, &p);
-        grow_layer_rows(b, &p, sums);
+            find_slopes(silu, b, &p);
+        int64_t i = 0;
+        for (; i + AT_ONCE <= p.rows; i += AT_ONCE)
+            grow_layer_rows(AT_ONCE, silu, b, &p, i, sums);
+        for (; i < p.rows; i++)
+            grow_layer_rows(1, silu, b, &p, i, sums);
     }
 }
 
@@ -353,7 +375,7 @@ static void layer_norm_back(const Cx *cx, BackJob *b)
     b->grown = (float *)b->n.call->tmp;
     PARALLEL_FOR(cx, NS_NORM * b->n.call->flops)
     for (int64_t chunk = 0; chunk < b->n.chunks; chunk++)
-        layer_norm_chunk(b, chunk);
+        b->silu ? layer_norm_chunk(true, b, chunk) : layer_norm_chunk(false, b, chunk);
     grow_weights(cx, b, b->n.chunks, 1);
 }
 

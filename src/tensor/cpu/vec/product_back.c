@@ -6,13 +6,16 @@
  * Without activation and scale gz is gy where it lies. The second line's first product is a call of the
  * forward's kind, that adds to what gx holds: for a linear with the weight not transposed, for a convolution
  * of stride 1 with taps rotated, so that Winograd serves it too. With a larger stride the input falls into
- * stride x stride phases, each of which sees some of the taps only: as many such calls, whose results are then
- * added where they belong.
+ * stride x stride phases, each of which sees some of the taps only: as many such calls, whose results are
+ * then added where they belong.
  *
- * What wants no gradient costs nothing. Knows the epilogue and how a product is turned around. Refuses to know
- * how it is done. */
+ * What wants no gradient costs nothing. Knows the epilogue and how a product is turned around. Refuses to
+ * know how it is done. */
 #include "tensor/cpu/vec/epilogue.h"
 #include "tensor/cpu/vec/sums.h"
+#include "tensor/cpu/vec/winograd.h"
+
+enum { MOST_SUMS = 32 << 20, LEAST_PIXELS = 256 };
 
 /* A call that makes the input's gradient, or a phase of it, and what it points to. */
 typedef struct {
@@ -43,6 +46,15 @@ static bool grows(const Tensor *t)
 static bool trained(const Weight *w)
 {
     return w && w->trainable;
+}
+
+/* Whether the weight's gradient is made by Winograd's transforms: four times faster, but with sums of four
+ * times the weight's size, which few pictures do not pay for. */
+static bool by_winograd(const Call *call)
+{
+    const ConvShape s = conv_shape(call);
+    return VEC(winograd_takes)(call) && s.I * s.wide <= MOST_SUMS / PLACES &&
+           s.N * s.Ho * s.Wo >= LEAST_PIXELS;
 }
 
 static Job job_of(const Call *call)
@@ -113,7 +125,8 @@ static bool turn_call(const Job *j, int64_t a, int64_t b, Turned *t)
     t->w.n[0] = s->I, t->w.n[1] = s->wide;
     t->gz = like(call->out, s->wide, NULL, s->wide);
     t->to = like(call->in[0], s->I, NULL, s->I);
-    t->call = (Call){.op = call->op, .in = {&t->gz}, .n_in = 1, .w = {&t->w}, .out = &t->to, .flops = call->flops};
+    t->call =
+        (Call){.op = call->op, .in = {&t->gz}, .n_in = 1, .w = {&t->w}, .out = &t->to, .flops = call->flops};
     if (call->op == OP_CONVT)
         t->call.a.frames = call->a.frames;
     if (call->op == OP_CONV2D) {
@@ -125,12 +138,6 @@ static bool turn_call(const Job *j, int64_t a, int64_t b, Turned *t)
         t->call.a.conv.pad[3] = (int)(x.count + x.taps - 1 - s->Wo - x.pad);
     }
     return true;
-}
-
-/* Whether the weight's gradient is made by Winograd's transforms. */
-static bool by_winograd(const Call *call)
-{
-    return VEC(winograd_takes)(call);
 }
 
 static RowSums sums_of(const Job *j, const Tensor *gz)
@@ -196,7 +203,8 @@ static int make_gz(Cx *cx, const Job *j, const float *gy, int64_t ldy, Tensor *g
 {
     const Call *call = j->call;
     const Epi *e = &call->epi;
-    *gz = like(call->out, j->s.wide, j->copies ? (float *)call->tmp : (float *)gy, j->copies ? j->s.wide : ldy);
+    *gz =
+        like(call->out, j->s.wide, j->copies ? (float *)call->tmp : (float *)gy, j->copies ? j->s.wide : ldy);
     if (!j->copies)
         return 0;
     if (e->act != ACT_NONE) {
@@ -210,8 +218,8 @@ static int make_gz(Cx *cx, const Job *j, const float *gy, int64_t ldy, Tensor *g
     const Tail t = tail_of(call, bias);
     PARALLEL_FOR(cx, MAX(NS_MOVE, NS_FLOP * 2 * (double)j->s.I) * (double)(j->rows * j->s.wide))
     for (int64_t r = 0; r < j->rows; r++)
-        slope_row(&t, e->row ? row_at(e->row, r / e->row_per) : NULL, gy + r * ldy, tensor_channels(call->out),
-                  row_at(gz, r));
+        slope_row(&t, e->row ? row_at(e->row, r / e->row_per) : NULL, gy + r * ldy,
+                  tensor_channels(call->out), row_at(gz, r));
     return 0;
 }
 

@@ -13,6 +13,8 @@
 #include "tensor/cpu/vec/math.h"
 #include "tensor/cpu/vec/sums.h"
 
+enum { SPAN = 4096 };
+
 /* A gradient as rows; `d` NULL: not wanted. */
 typedef struct {
     float *d;
@@ -97,13 +99,17 @@ static void add_part(const float *g, V by, int64_t C, float *to)
         st_some(to + c, ld_some(to + c, C - c) + by * ld_some(g + c, C - c), C - c);
 }
 
-/* gx[r, c] += gy[r, from + c], when x wants a gradient. */
+/* gx[r, c] += gy[r, from + c], when x wants a gradient. Where both lie dense, channels mean nothing. */
 static void pass_back(const Cx *cx, const Call *call, const Tensor *x, int64_t from)
 {
-    const Grad gy = grad(call->out), gx = grad(x);
+    Grad gy = grad(call->out), gx = grad(x);
+    int64_t C = tensor_channels(x);
+    const int64_t count = gx.d ? tensor_count(x) : 0;
+    if (gy.ld == C && gx.ld == C)
+        C = gy.ld = gx.ld = SPAN;
     PARALLEL_FOR(cx, moves(call))
-    for (int64_t r = 0; r < (gx.d ? tensor_rows(x) : 0); r++)
-        add_row(gy.d + r * gy.ld + from, tensor_channels(x), gx.d + r * gx.ld);
+    for (int64_t r = 0; r < (count + C - 1) / C; r++)
+        add_row(gy.d + r * gy.ld + from, MIN(C, count - r * C), gx.d + r * gx.ld);
 }
 
 int VEC(add_back)(Cx *cx, const Call *call)
@@ -173,7 +179,8 @@ int VEC(resize_back)(Cx *cx, const Call *call)
 
 int VEC(repeat_back)(Cx *cx, const Call *call)
 {
-    const int64_t n = tensor_rows(call->in[0]), total = tensor_rows(call->out), C = tensor_channels(call->out);
+    const int64_t n = tensor_rows(call->in[0]), total = tensor_rows(call->out),
+                  C = tensor_channels(call->out);
     const Grad gy = grad(call->out), gx = grad(call->in[0]);
     PARALLEL_FOR(cx, moves(call))
     for (int64_t r = 0; r < (gx.d ? n : 0); r++)
@@ -266,7 +273,8 @@ size_t VEC(rotate_back_scratch)(const Cx *cx, const Call *call)
 }
 
 /* Sums over picture p: gy[2i+1] y[2i] at channel 2i, -gy[2i] y[2i+1] at 2i+1, y being x turned. */
-static void turn_sums(const Call *call, const Grad *gy, int64_t p, const float *co, const float *si, float *out)
+static void turn_sums(const Call *call, const Grad *gy, int64_t p, const float *co, const float *si,
+                      float *out)
 {
     const int64_t W = 2 * call->w[0]->n[0], S = tensor_rows(call->out) / call->out->n[0];
     for (int64_t c = 0; c < W; c += VL) {

@@ -43,10 +43,13 @@ INLINE void sum_strip(const float *g, int64_t apart, int64_t n, int64_t C, float
         return;
     }
     for (int64_t c = 0; c < C; c += VL) {
-        V s = {0};
-        for (int64_t r = 0; r < n; r++)
-            s += ld_some(g + r * apart + c, C - c);
-        st_some(out + c, s, C - c);
+        V s[4] = {{0}};
+        int64_t r = 0;
+        for (; C - c >= VL && r + 4 <= n; r += 4)
+            UNROLL for (int i = 0; i < 4; i++) s[i] += ld(g + (r + i) * apart + c);
+        for (; r < n; r++)
+            s[0] += ld_some(g + r * apart + c, C - c);
+        st_some(out + c, (s[0] + s[1]) + (s[2] + s[3]), C - c);
     }
 }
 

@@ -74,8 +74,8 @@ size_t VEC(winograd_scratch)(const Cx *, const Call *);
 bool VEC(winograd_takes)(const Call *);
 double VEC(winograd_flops)(const Call *); /* multiplications and additions really made */
 VEC_KERNEL(product_back);                 /* gradients of convolutions and linears */
-/* gw += the weight's gradient, gz [..., wide] that of x*w: of any product, and of what winograd takes. `room` has
- * as many bytes as the _scratch says. */
+/* gw += the weight's gradient, gz [..., wide] that of x*w: of any product, and of what winograd takes. `room`
+ * has as many bytes as the _scratch says. */
 void VEC(weight_back)(const Cx *, const Call *, const Tensor *gz, float *gw, char *room);
 size_t VEC(weight_back_scratch)(const Cx *, const Call *);
 void VEC(winograd_back)(const Cx *, const Call *, const Tensor *gz, float *gw, char *room);

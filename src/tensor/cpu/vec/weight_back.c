@@ -14,7 +14,8 @@
 
 enum {
     DEPTH = 256,      /* rows at a time: a packed panel stays in the first cache */
-    BAND = 192,       /* output channels of a task, at most; a multiple of MR */
+    BAND = 192,       /* output channels of a task, at most, */
+    STEP = 48,        /* and what they are a multiple of, as it is of MR and VL */
     CHUNK = 256 / NR, /* panels of a task, at most */
     SLICE = 1024,     /* rows that are worth a slice */
     WANTED = 16,      /* tasks that make slices needless */
@@ -47,7 +48,7 @@ static Job job_of(const Cx *cx, const Call *call)
     j.columns = j.taps * j.s.I;
     j.panels = over(j.columns, NR);
     j.lds = j.panels * NR;
-    j.band = over(over(j.s.wide, over(j.s.wide, BAND)), MR) * MR;
+    j.band = over(over(j.s.wide, over(j.s.wide, BAND)), STEP) * STEP;
     j.chunk = over(j.panels, over(j.panels, CHUNK));
     const int64_t tasks = over(j.s.wide, j.band) * over(j.panels, j.chunk);
     const int64_t slices = tasks >= WANTED ? 1 : MIN(over(WANTED, tasks), over(j.rows, SLICE));
@@ -99,7 +100,8 @@ static void pack_tap(const Job *j, int64_t t, int64_t i, int64_t count, int64_t 
         const int64_t x = r % s->Wo, y = r / s->Wo % s->Ho, picture = r / s->Wo / s->Ho;
         const int64_t line = y * s->stride + t / s->kw - s->pad[0], end = MIN(s->Wo, x + n);
         /* the places whose pixel lies in the picture */
-        int64_t from = left < 0 ? over(-left, s->stride) : 0, to = s->W > left ? over(s->W - left, s->stride) : 0;
+        int64_t from = left < 0 ? over(-left, s->stride) : 0,
+                to = s->W > left ? over(s->W - left, s->stride) : 0;
         from = MIN(MAX(from, x), end), to = MIN(MAX(to, from), end);
         if (line < 0 || line >= s->H)
             from = to = end;

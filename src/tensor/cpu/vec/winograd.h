@@ -1,5 +1,5 @@
-/* winograd.h: what the forward and the weight's gradient of Winograd's F(4x4,3x3) share: the pixels of a piece
- * and the transform of the input.
+/* winograd.h: what the forward and the weight's gradient of Winograd's F(4x4,3x3) share: the pixels of a
+ * piece and the transform of the input.
  *
  * Knows pieces of pictures. Refuses to know what is made of them. */
 #ifndef WINOGRAD_H
@@ -9,14 +9,15 @@
 
 enum { PLACES = 36 }; /* at most */
 
-/* Finds `high` x `across` pixels from (y, x) on in a picture of lines x columns, `apart` floats from one to the
- * next; outside of it they are `zeros`. */
-INLINE void find_pixels(const float *picture, int64_t lines, int64_t columns, int64_t apart, int64_t y, int64_t x,
-                        int high, int across, const float *zeros, const float **p)
+/* Finds `high` x `across` pixels from (y, x) on in a picture of lines x columns, `apart` floats from one to
+ * the next; outside of it they are `zeros`. */
+INLINE void find_pixels(const float *picture, int64_t lines, int64_t columns, int64_t apart, int64_t y,
+                        int64_t x, int high, int across, const float *zeros, const float **p)
 {
     for (int i = 0; i < high * across; i++) {
         const int64_t yy = y + i / across, xx = x + i % across;
-        p[i] = yy < 0 || yy >= lines || xx < 0 || xx >= columns ? zeros : picture + (yy * columns + xx) * apart;
+        p[i] =
+            yy < 0 || yy >= lines || xx < 0 || xx >= columns ? zeros : picture + (yy * columns + xx) * apart;
     }
 }
 

@@ -77,8 +77,8 @@ static size_t bytes_of(int64_t floats)
 size_t VEC(winograd_back_scratch)(const Cx *cx, const Call *call)
 {
     const Job j = job_of(cx, call);
-    return bytes_of(j.places * v_place(&j)) + bytes_of(j.places * m_place(&j)) + bytes_of(j.places * u_place(&j)) +
-           bytes_of(MAX(j.s.I, j.s.wide));
+    return bytes_of(j.places * v_place(&j)) + bytes_of(j.places * m_place(&j)) +
+           bytes_of(j.places * u_place(&j)) + bytes_of(MAX(j.s.I, j.s.wide));
 }
 
 /* ---- transforms -------------------------------------------------------------------------- */
