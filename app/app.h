@@ -57,7 +57,7 @@ typedef struct {
     const char *name, *usage, *help;
     const gimbal_option *options;
     const gimbal_option *(*settings)(void); /* gimbal_setting_options, gimbal_train_options, or NULL */
-    const char *more; /* end of its --help, or NULL */
+    const char *more;                       /* end of its --help, or NULL */
     int (*run)(const Args *, gimbal_error *);
 } Command;
 #define COMMANDS(X)                                                                                          \
@@ -125,8 +125,8 @@ typedef struct {
 Progress progress_begin(bool quiet);
 /* Draws or prints one state; nonzero when the run should stop. */
 int progress_show(Progress *, const gimbal_progress *);
-/* Work that is not sampling: `state` behind a bar on a terminal, where `last` is always drawn; elsewhere a line
- * when `last` says so. share: 0..1 of the work that is done. */
+/* Work that is not sampling: `state` behind a bar on a terminal, where `last` is always drawn; elsewhere a
+ * line when `last` says so. share: 0..1 of the work that is done. */
 void progress_line(Progress *, double share, const char *state, bool last);
 void progress_clear(Progress *);
 /* "0:07", "1:02:03"; "?" while unknown (below 0). */
@@ -140,7 +140,8 @@ const char *print_bytes(uint64_t bytes, char out[24]);
  * ends the program at once. */
 void signals_install(void);
 void signals_watch(gimbal_session *);
-/* The same with a trainer, which is asked to stop; SIGUSR1 means that too then, because mpirun passes it on. */
+/* The same with a trainer, which is asked to stop; SIGUSR1 means that too then, because mpirun passes it on.
+ */
 void signals_watch_trainer(gimbal_trainer *);
 /* While it is so (a model is opened, a cost estimated: calls that cannot be cancelled), the first signal ends
  * the program at once too. */

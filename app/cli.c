@@ -45,8 +45,7 @@ int unknown_word(const char *const *words, const char *what, const char *word, g
 
 static int join_tables(Args *args, const Command *command, gimbal_error *err)
 {
-    const gimbal_option *parts[] = {command->options,
-                                    command->settings ? command->settings() : NULL};
+    const gimbal_option *parts[] = {command->options, command->settings ? command->settings() : NULL};
     int n = 0;
     for (int i = 0; i < 2; i++)
         for (const gimbal_option *o = parts[i]; o && o->name; o++) {

@@ -181,7 +181,7 @@ static int begin(Training *t, gimbal_error *err)
 {
     const TrainFlags *f = &t->flags;
     signals_nothing_begun(true);
-    int code = clips_open(f->data, &t->clips, err);
+    int code = clips_open(f->data, t->ranks.rank > 0, &t->clips, err);
     if (!code)
         code = gimbal_train_begin(&t->trainer, &f->s, &t->clips, t->ranks.self ? &t->ranks : NULL, f->output,
                                   f->resume, on_event, t, err);

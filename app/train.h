@@ -14,10 +14,10 @@
 #include "ranks/ranks.h"
 
 /* What --data names, to learn from: "toyworld", "toyworld:count=4096,first=0", or a folder of clips and
- * pictures with captions; see train_data.c. Files without a caption and the like are named on stderr and left
- * out. The caller calls out->close. EUSAGE: no such place; EFORMAT: nothing in it that can be learnt from, or
+ * pictures with captions; see train_data.c. Files without a caption and the like are left out, and named on
+ * stderr unless quiet. The caller calls out->close. EUSAGE: no such place; EFORMAT: nothing in it that can be learnt from, or
  * a list without the columns that are needed; EIO, ENOMEM. */
-int clips_open(const char *spec, gimbal_clips *out, gimbal_error *);
+int clips_open(const char *spec, bool quiet, gimbal_clips *out, gimbal_error *);
 
 /* ---- the subcommand: train.c ------------------------------------------------------------- */
 
@@ -29,16 +29,16 @@ typedef struct {
 
 /* ---- OUT/log.jsonl: train_log.c ---------------------------------------------------------- */
 
-/* One JSON object a line: "what": begin, step, valid, saved, sample, note; "step"; and what belongs to it. Until
- * the log is open, lines wait in memory. */
+/* One JSON object a line: "what": begin, step, valid, saved, sample, note; "step"; and what belongs to it.
+ * Until the log is open, lines wait in memory. */
 typedef struct {
     int fd;          /* -1: not open */
     json_t *waiting; /* lines that came before */
     bool warned;
 } TrainLog;
 TrainLog train_log(void);
-/* Lines up to optimiser step `step`, which a checkpoint holds, stay; later ones belong to work that is lost and
- * are dropped, all of them at step 0. Whole or not at all. EIO. */
+/* Lines up to optimiser step `step`, which a checkpoint holds, stay; later ones belong to work that is lost
+ * and are dropped, all of them at step 0. Whole or not at all. EIO. */
 int train_log_open(TrainLog *, const char *output, int step, gimbal_error *);
 /* Takes the line. One that cannot be written (a full disk) is said on stderr once, and lost. */
 void train_log_add(TrainLog *, json_t *line);
@@ -51,14 +51,14 @@ int train_log_read(const char *output, json_t **lines, gimbal_error *);
 enum { RECENT = 50 }; /* steps whose mean loss is shown */
 typedef struct {
     Progress progress;
-    double loss[RECENT]; /* a ring */
-    int n;               /* losses so far */
-    int lined;           /* step of the last line, where stderr is no terminal */
-    double lined_at;     /* when, seconds */
+    double loss[RECENT];     /* a ring */
+    int n;                   /* losses so far */
+    int lined;               /* step of the last line, where stderr is no terminal */
+    double lined_at;         /* when, seconds */
     gimbal_train_event last; /* of GIMBAL_TRAIN_STEP; its text is NULL */
 } TrainShow;
-/* On stderr: a bar on a terminal; elsewhere the first and the last step, every hundredth of the run, and at least
- * one line in 30 s; notes, validation and checkpoints always, unless quiet. */
+/* On stderr: a bar on a terminal; elsewhere the first and the last step, every hundredth of the run, and at
+ * least one line in 30 s; notes, validation and checkpoints always, unless quiet. */
 void train_show(TrainShow *, const gimbal_train_event *);
 /* As a line of the log; NULL: it does not go there (or no memory). */
 json_t *train_event_json(const gimbal_train_event *);
@@ -84,8 +84,8 @@ typedef struct {
 } TrainSamples;
 /* EUSAGE, EIO, EFORMAT. */
 int train_samples_read(TrainSamples *, const TrainFlags *, gimbal_error *);
-/* OUT/samples/step-N-1.mp4, ... and step-N.png from a model folder, where it is time for some. *line: what the
- * log shall say, or NULL. clips: where families that begin from a picture find one. */
+/* OUT/samples/step-N-1.mp4, ... and step-N.png from a model folder, where it is time for some. *line: what
+ * the log shall say, or NULL. clips: where families that begin from a picture find one. */
 int train_samples_make(TrainSamples *, const TrainFlags *, const gimbal_clips *clips, int step,
                        const char *model, json_t **line, gimbal_error *);
 void train_samples_free(TrainSamples *);

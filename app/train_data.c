@@ -269,7 +269,7 @@ static const char *call_it(const ListedClip *c, char out[256])
 }
 
 /* Those that stay move together. */
-static int64_t leave_out(Data *d)
+static int64_t leave_out(Data *d, bool quiet)
 {
     int64_t bad = 0, kept = 0;
     char called[256];
@@ -280,10 +280,10 @@ static int64_t leave_out(Data *d)
             d->list.clip[kept++] = *c, *c = moved;
             continue;
         }
-        if (bad++ < MOST_NAMED)
+        if (bad++ < MOST_NAMED && !quiet)
             fprintf(stderr, "gimbal: warning: --data: %s: %s: left out\n", call_it(c, called), c->bad);
     }
-    if (bad > MOST_NAMED)
+    if (bad > MOST_NAMED && !quiet)
         fprintf(stderr, "gimbal: warning: --data: %lld more are left out\n", (long long)(bad - MOST_NAMED));
     return kept;
 }
@@ -298,7 +298,7 @@ static int compare_clips(const void *pa, const void *pb)
 }
 
 /* Cuts the list down to what can be used. */
-static int keep_good(Data *d, const char *spec, gimbal_error *err)
+static int keep_good(Data *d, const char *spec, bool quiet, gimbal_error *err)
 {
     char called[256];
     if (!d->list.count)
@@ -309,7 +309,7 @@ static int keep_good(Data *d, const char *spec, gimbal_error *err)
     for (int64_t i = 0; i < d->list.count; i++)
         if (!d->list.clip[i].bad)
             TRY(check_file(d, &d->list.clip[i], err));
-    const int64_t kept = leave_out(d);
+    const int64_t kept = leave_out(d, quiet);
     if (!kept)
         return complain(err, GIMBAL_EFORMAT,
                         "each clip needs words: a .txt of the same name, or a list metadata.jsonl or .csv",
@@ -510,7 +510,7 @@ static int look_once(Data *d, const char *spec, gimbal_error *err)
                     first.msg);
 }
 
-static int open_data(Data *d, const char *spec, gimbal_error *err)
+static int open_data(Data *d, const char *spec, bool quiet, gimbal_error *err)
 {
     struct stat st;
     if (stat(spec, &st))
@@ -518,13 +518,13 @@ static int open_data(Data *d, const char *spec, gimbal_error *err)
                         "a folder of clips, a list .csv or .jsonl, or toyworld:count=4096", "--data %s: %s",
                         spec, strerror(errno));
     TRY(S_ISDIR(st.st_mode) ? list_folder(d, spec, err) : list_file(d, spec, err));
-    TRY(keep_good(d, spec, err));
+    TRY(keep_good(d, spec, quiet, err));
     TRY(identify(d, err));
     d->seen = calloc((size_t)d->list.count, sizeof *d->seen);
     return d->seen ? look_once(d, spec, err) : fail_memory(err);
 }
 
-int clips_open(const char *spec, gimbal_clips *out, gimbal_error *err)
+int clips_open(const char *spec, bool quiet, gimbal_clips *out, gimbal_error *err)
 {
     static const char toyworld[] = "toyworld";
     const char *rest = strncmp(spec, toyworld, sizeof toyworld - 1) ? NULL : spec + sizeof toyworld - 1;
@@ -534,7 +534,7 @@ int clips_open(const char *spec, gimbal_clips *out, gimbal_error *err)
     *out = (gimbal_clips){0};
     if (!d)
         return fail_memory(err);
-    const int code = open_data(d, spec, err);
+    const int code = open_data(d, spec, quiet, err);
     if (code) {
         close_data(d);
         return code;

@@ -23,13 +23,13 @@ static void print_step(const TrainShow *show, int step, int done, int of, char *
 {
     char eta[32], part[40] = "", loss[40] = "";
     if (done)
-        snprintf(part, sizeof part, " (%d of %d)", done, of);
+        snprintf(part, sizeof part, " (%d/%d)", done, of);
     if (show->n)
         snprintf(loss, sizeof loss, ", loss %.4f", recent_loss(show));
     const double speed = show->last.clips_per_second;
     const int n = snprintf(out, room, "step %d/%d%s%s", step, show->last.steps, part, loss);
     if (show->n && n > 0 && (size_t)n < room)
-        snprintf(out + n, room - (size_t)n, ", %.3g clips/s, ETA %s", speed, print_time(show->last.eta, eta));
+        snprintf(out + n, room - (size_t)n, ", ETA %s, %.3g clips/s", print_time(show->last.eta, eta), speed);
 }
 
 static bool wants_line(const TrainShow *show, const gimbal_train_event *e)

@@ -263,6 +263,9 @@ ok 'a loss that is not finite anywhere ends all, with one message'
 ranks 2 $TEN --batch 3
 [ $? = 2 ] && [ "$(grep -c '^gimbal: error: --batch is 3, expected a multiple of 2' "$work/err")" = 1 ] && [ "$(grep -c '^gimbal: error' "$work/err")" = 1 ]
 ok 'a setting that is wrong is said once'
+ranks 2 $TEN --data "$data"
+[ $? = 1 ] && [ "$(grep -c 'warning: .*left out' "$work/err")" = 4 ] && [ "$(grep -c '^gimbal: error: .*can be used' "$work/err")" = 1 ]
+ok 'and so are clips that cannot be used'
 
 echo "$((n - failed)) passed, $failed failed"
 [ "$failed" = 0 ]

@@ -301,6 +301,8 @@ static Case long_sums(int i)
         {CONV, .x = {2, 9, 12, 70}, .O = 210},
         {OP_CONV2D, .x = {5, 33, 31, 20}, .O = 17, .kh = 3, .kw = 3, .stride = 2, .pad = {1, 1, 1, 1}},
         {CONVT, .x = {24, 9, 7, 20}, .O = 36, .frames = 8, .bias = true, .gap = 5},
+        {CONV, .x = {20, 17, 18, 16}, .O = 17, .gap = 1},
+        {CONVT, .x = {16, 9, 11, 20}, .O = 18, .frames = 8},
         {OP_ROWS, .x = {4, 300, 37}, .per = 150, .more = 3, .gap = 2},
     };
     return kinds[i];
@@ -326,7 +328,7 @@ static const struct {
     {15, bf16_attentions},
     {4, winograd_cuts},
     {30, strides},
-    {10, long_sums},
+    {12, long_sums},
 };
 
 int hostile_count(void)

@@ -54,11 +54,11 @@ static int sample_and_decode(gimbal_session *run, gimbal_error *e)
     return gimbal_decode(run, latents, shape, ignore_frame, NULL, e);
 }
 
-static int whole_run(gimbal_error *e)
+static int run_of(const char *model, const char *motion, gimbal_error *e)
 {
     gimbal_engine *own;
     gimbal_session *run;
-    TRY(gimbal_open(&own, TINY, MOTION, e));
+    TRY(gimbal_open(&own, model, motion, e));
     const gimbal_settings s = small_run(own);
     int code = gimbal_begin(&run, own, &s, e);
     if (!code)
@@ -66,6 +66,18 @@ static int whole_run(gimbal_error *e)
     gimbal_end(run);
     gimbal_close(own);
     return code;
+}
+
+static int whole_run(gimbal_error *e)
+{
+    return run_of(TINY, MOTION, e);
+}
+
+static char pair[96];
+
+static int pair_run(gimbal_error *e)
+{
+    return run_of(pair, NULL, e);
 }
 
 static char *recipe_text;
@@ -151,6 +163,27 @@ static void a_whole_run_survives_every_failed_allocation(void **state)
     fail_each_of(whole_run, "a run", true);
 }
 
+/* Of two networks that share the noise. */
+static void a_run_of_two_networks_survives_every_failed_allocation(void **state)
+{
+    (void)state;
+    check_ok(pair_run(&err), err);
+    fail_each_of(pair_run, "a run of two networks", true);
+}
+
+static int make_pair(void **state)
+{
+    (void)state;
+    snprintf(scratch, sizeof scratch, "/tmp/gimbal-memory-XXXXXX");
+    check(mkdtemp(scratch) != NULL, "mkdtemp");
+    snprintf(pair, sizeof pair, "%s/pair", scratch);
+    shell("cp -r tests/golden/training/model %s && mv %s/unet %s/base && cp -r "
+          "tests/golden/training/residual %s/ && "
+          "chmod -R u+w %s && echo '{\"frame_count\": 3}' > %s/videofusion.json",
+          pair, pair, pair, pair, pair, pair);
+    return 0;
+}
+
 static void recipes_survive_every_failed_allocation(void **state)
 {
     (void)state;
@@ -184,6 +217,8 @@ int main(void)
         cmocka_unit_test(opening_survives_every_failed_allocation),
         WITH_ENGINE(beginning_survives_every_failed_allocation),
         cmocka_unit_test(a_whole_run_survives_every_failed_allocation),
+        cmocka_unit_test_setup_teardown(a_run_of_two_networks_survives_every_failed_allocation, make_pair,
+                                        remove_model),
         WITH_ENGINE(recipes_survive_every_failed_allocation),
         cmocka_unit_test(descriptions_survive_every_failed_allocation),
         cmocka_unit_test(every_prior_and_filter_survives_every_failed_allocation),

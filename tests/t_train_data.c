@@ -63,7 +63,7 @@ static int try_open(const char *spec, gimbal_clips *out, char warnings[4096], gi
     fflush(stderr);
     const int was = dup(2);
     dup2(fileno(file), 2);
-    const int code = clips_open(spec, out, err);
+    const int code = clips_open(spec, false, out, err);
     fflush(stderr);
     dup2(was, 2), close(was);
     rewind(file);
@@ -146,7 +146,7 @@ static void tables(void **state)
     c.close(c.self);
     put_text("other.csv", "Text , FILE\nwords,\"x,y.gif\"\n\nmore,11.mp4");
     gimbal_error err = {0};
-    check_fails(clips_open(folder, &c, &err), GIMBAL_EUSAGE, err, "several .csv");
+    check_fails(clips_open(folder, false, &c, &err), GIMBAL_EUSAGE, err, "several .csv");
     char path[256];
     snprintf(path, sizeof path, "%s", at("other.csv"));
     c = open_quietly(path); /* the list that is meant */
@@ -175,8 +175,8 @@ static void the_world_of_shapes(void **state)
     assert_int_equal(c.count, 4096), assert_int_equal(d.count, 3);
     c.close(c.self), d.close(d.self);
     gimbal_error err = {0};
-    check_fails(clips_open("toyworld:count=x", &c, &err), GIMBAL_EUSAGE, err, "count");
-    check_fails(clips_open("toyworlds", &c, &err), GIMBAL_EUSAGE, err, "--data toyworlds: No such file");
+    check_fails(clips_open("toyworld:count=x", false, &c, &err), GIMBAL_EUSAGE, err, "count");
+    check_fails(clips_open("toyworlds", false, &c, &err), GIMBAL_EUSAGE, err, "--data toyworlds: No such file");
 }
 
 /* ---- frames ------------------------------------------------------------------------------ */
@@ -322,23 +322,23 @@ static void folders_of_nothing_are_refused(void **state)
     char warnings[4096];
     gimbal_clips c;
     gimbal_error err = {0};
-    check_fails(clips_open(folder, &c, &err), GIMBAL_EFORMAT, err, "no clips in it");
+    check_fails(clips_open(folder, false, &c, &err), GIMBAL_EFORMAT, err, "no clips in it");
     assert_null(c.self);
     put_clip("a.gif", 16, 12, 2);
     check_fails(try_open(folder, &c, warnings, &err), GIMBAL_EFORMAT, err, "a.gif: has no caption");
     put_text("a.gif", "text"), put_text("a.txt", "a");
     check_fails(try_open(folder, &c, warnings, &err), GIMBAL_EFORMAT, err, "none of 1 clips can be read");
     put_text("list.csv", "url,caption\nx,y\n");
-    check_fails(clips_open(folder, &c, &err), GIMBAL_EFORMAT, err, "no column file_name");
+    check_fails(clips_open(folder, false, &c, &err), GIMBAL_EFORMAT, err, "no column file_name");
     put_text("list.csv", "file,when\nx,y\n");
-    check_fails(clips_open(folder, &c, &err), GIMBAL_EFORMAT, err, "its columns are: file, when");
+    check_fails(clips_open(folder, false, &c, &err), GIMBAL_EFORMAT, err, "its columns are: file, when");
     put_text("list.csv", "");
-    check_fails(clips_open(folder, &c, &err), GIMBAL_EFORMAT, err, "an empty table");
+    check_fails(clips_open(folder, false, &c, &err), GIMBAL_EFORMAT, err, "an empty table");
     put_text("list.csv", "file,caption\n");
-    check_fails(clips_open(folder, &c, &err), GIMBAL_EFORMAT, err, "no clips in it");
+    check_fails(clips_open(folder, false, &c, &err), GIMBAL_EFORMAT, err, "no clips in it");
     put_file(at("list.csv"), "f\0i\0", 4);
-    check_fails(clips_open(folder, &c, &err), GIMBAL_EFORMAT, err, "zero bytes");
-    check_fails(clips_open(at("a.gif"), &c, &err), GIMBAL_EUSAGE, err, "no list");
+    check_fails(clips_open(folder, false, &c, &err), GIMBAL_EFORMAT, err, "zero bytes");
+    check_fails(clips_open(at("a.gif"), false, &c, &err), GIMBAL_EUSAGE, err, "no list");
     empty_folder();
 }
 

@@ -357,6 +357,9 @@ static void what_does_not_fit_is_refused(void **state)
     s = settings(pair, 2), s.prediction = "v_prediction";
     check_fails(gimbal_train_begin(&t, &s, &no_clips, NULL, output, 0, NULL, NULL, &err), GIMBAL_EUSAGE, err,
                 "learns noise");
+    s = settings(pair, 2), s.noise_offset = 0.1;
+    check_fails(gimbal_train_begin(&t, &s, &no_clips, NULL, output, 0, NULL, NULL, &err), GIMBAL_EUSAGE, err,
+                "--noise-offset would not be used");
     s = settings("tests/golden/consisti2v-tiny/model", 2), s.width = s.height = -1;
     check_fails(gimbal_train_begin(&t, &s, &no_clips, NULL, output, 0, NULL, NULL, &err), GIMBAL_EUSAGE, err,
                 "image models");

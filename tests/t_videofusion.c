@@ -663,53 +663,55 @@ static void settings_that_mean_nothing_are_refused(void **state)
 
 /* ---- folders ------------------------------------------------------------------------------ */
 
+/* Inside a copy of the folder. */
+static const struct {
+    const char *change, *says;
+} bad_folders[] = {
+    {"echo '{\"lambda\": 1}' > videofusion.json", "nothing would be left to the residual"},
+    {"echo '{\"lambda\": -0.1}' > videofusion.json", "\"lambda\" is -0.1"},
+    {"echo '{\"lambda\": \"half\"}' > videofusion.json", "\"lambda\" is not a number"},
+    {"echo '{\"lambda\": [0.5, 1], \"frame_count\": 3}' > videofusion.json", "has 2 entries"},
+    {"echo '{\"lambda\": [0.5, 0.9, 0.5], \"frame_count\": 3, \"key_frame\": 1}' > videofusion.json",
+     "frame 1 is the key frame"},
+    {"echo '{\"lambda\": [1, 1, 0.5], \"frame_count\": 3, \"key_frame\": 1}' > videofusion.json",
+     "\"lambda\"[0] is 1"},
+    {"echo '{\"key_frame\": 5, \"frame_count\": 5}' > videofusion.json", "\"key_frame\" is 5"},
+    {"echo '{\"key_frame\": -1}' > videofusion.json", "key_frame"},
+    {"echo '{\"frame_count\": 0}' > videofusion.json", "frame_count"},
+    {"echo '{\"frame_count\": 1000000}' > videofusion.json", "frame_count"},
+    {"echo '{\"rescale\": 1}' > videofusion.json", "rescale"},
+    {"echo '{\"width\": 1}' > videofusion.json", "width"},
+    {"echo '[]' > videofusion.json", "videofusion.json"},
+    {"rm videofusion.json", "no videofusion.json"},
+    {"rm -r residual", "no residual"},
+    {"mv base unet", "no base"},
+    {"sed -i 's/\"timestep\"/null/' residual/config.json", "class_embed_type"},
+    {"sed -i '/class_embed_type/d' residual/config.json", "class_embed_type"},
+    {"sed -i 's/\"class_embed_type\": null/\"class_embed_type\": \"timestep\"/' base/config.json",
+     "class_embed_type"},
+    {"sed -i 's/\"cross_attention_dim\": 12/\"cross_attention_dim\": 16/' residual/config.json",
+     "cross_attention_dim"},
+    {"sed -i 's/\"in_channels\": 4/\"in_channels\": 3/; s/\"out_channels\": 4/\"out_channels\": 3/' "
+     "residual/config.json",
+     "in_channels"},
+    {"sed -i 's/UNet2DConditionModel/UNet3DConditionModel/' residual/config.json", "_class_name"},
+    {"cp base/*.safetensors residual/", "class_embedding.linear_1"},
+    {"cp residual/*.safetensors base/", "class_embedding"},
+    {"sed -i 's/epsilon/v_prediction/' scheduler/scheduler_config.json", "prediction_type"},
+};
+
 static void folders_are_refused_by_file_and_key(void **state)
 {
     (void)state;
-    static const struct {
-        const char *change, *says;
-    } cases[] = {
-        {"echo '{\"lambda\": 1}' > videofusion.json", "nothing would be left to the residual"},
-        {"echo '{\"lambda\": -0.1}' > videofusion.json", "\"lambda\" is -0.1"},
-        {"echo '{\"lambda\": \"half\"}' > videofusion.json", "\"lambda\" is not a number"},
-        {"echo '{\"lambda\": [0.5, 1], \"frame_count\": 3}' > videofusion.json", "has 2 entries"},
-        {"echo '{\"lambda\": [0.5, 0.9, 0.5], \"frame_count\": 3, \"key_frame\": 1}' > videofusion.json",
-         "frame 1 is the key frame"},
-        {"echo '{\"lambda\": [1, 1, 0.5], \"frame_count\": 3, \"key_frame\": 1}' > videofusion.json",
-         "\"lambda\"[0] is 1"},
-        {"echo '{\"key_frame\": 5, \"frame_count\": 5}' > videofusion.json", "\"key_frame\" is 5"},
-        {"echo '{\"key_frame\": -1}' > videofusion.json", "key_frame"},
-        {"echo '{\"frame_count\": 0}' > videofusion.json", "frame_count"},
-        {"echo '{\"frame_count\": 1000000}' > videofusion.json", "frame_count"},
-        {"echo '{\"rescale\": 1}' > videofusion.json", "rescale"},
-        {"echo '{\"width\": 1}' > videofusion.json", "width"},
-        {"echo '[]' > videofusion.json", "videofusion.json"},
-        {"rm videofusion.json", "no videofusion.json"},
-        {"rm -r residual", "no residual"},
-        {"mv base unet", "no base"},
-        {"sed -i 's/\"timestep\"/null/' residual/config.json", "class_embed_type"},
-        {"sed -i '/class_embed_type/d' residual/config.json", "class_embed_type"},
-        {"sed -i 's/\"class_embed_type\": null/\"class_embed_type\": \"timestep\"/' base/config.json",
-         "class_embed_type"},
-        {"sed -i 's/\"cross_attention_dim\": 12/\"cross_attention_dim\": 16/' residual/config.json",
-         "cross_attention_dim"},
-        {"sed -i 's/\"in_channels\": 4/\"in_channels\": 3/; s/\"out_channels\": 4/\"out_channels\": 3/' "
-         "residual/config.json",
-         "in_channels"},
-        {"sed -i 's/UNet2DConditionModel/UNet3DConditionModel/' residual/config.json", "_class_name"},
-        {"cp base/*.safetensors residual/", "class_embedding.linear_1"},
-        {"cp residual/*.safetensors base/", "class_embedding"},
-        {"sed -i 's/epsilon/v_prediction/' scheduler/scheduler_config.json", "prediction_type"},
-    };
-    for (int i = 0; i < COUNT(cases); i++) {
+    for (int i = 0; i < COUNT(bad_folders); i++) {
         gimbal_engine *e;
         shell("rm -rf %s/bad && cp -r %s/model %s/bad && cd %s/bad && %s", scratch, scratch, scratch, scratch,
-              cases[i].change);
+              bad_folders[i].change);
         const int code = gimbal_open(&e, in_scratch("bad"), NULL, &err);
-        check(code == GIMBAL_EMODEL || code == GIMBAL_EFORMAT, "%s: %d, %.300s", cases[i].change, code,
+        check(code == GIMBAL_EMODEL || code == GIMBAL_EFORMAT, "%s: %d, %.300s", bad_folders[i].change, code,
               err.msg);
-        check(strstr(err.msg, cases[i].says) != NULL, "%s: \"%.300s\" says \"%s\"", cases[i].change, err.msg,
-              cases[i].says);
+        check(strstr(err.msg, bad_folders[i].says) != NULL, "%s: \"%.300s\" says \"%s\"",
+              bad_folders[i].change, err.msg, bad_folders[i].says);
         err = (gimbal_error){0};
     }
 }

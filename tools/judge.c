@@ -4,7 +4,8 @@
  *
  * Clips of held-out scenes, caption by caption, noise seeds 0, 1, ...; a judge reads size, colour, shape,
  * motion, background and texture back from the pixels. Prints a table in Markdown: how often each came true,
- * with a 95 % Wilson interval, and seconds and memory of a clip. With --json one object on a line.
+ * with a 95 % Wilson interval; how the subject moves and how steady the frames are; seconds and predicted
+ * memory of a clip. With --json one object on a line.
  *
  * Knows the public library and the toy world's judge. A tool of the project, not installed. */
 #include "gimbal.h"
@@ -22,7 +23,9 @@ typedef struct {
     double cfg;
     uint64_t first;
     int right[TOY_ATTRIBUTES], all; /* all six right in one clip */
-    double seconds, speed, jitter;
+    double seconds, speed, jitter, ssim,
+        flicker;      /* means over clips; ssim and flicker of neighbouring frames */
+    double megabytes; /* predicted peak of anonymous memory */
     uint8_t rgb[TOY_FRAMES * TOY_SIZE * TOY_SIZE * 3];
     int frames;
 } Judge;
@@ -62,6 +65,25 @@ static void read_clip(Judge *j, const ToyScene *scene)
     j->speed += speed / j->clips, j->jitter += jitter / j->clips;
 }
 
+/* SSIM and VBench's flicker score of the clip at hand. */
+static int measure(Judge *j, gimbal_error *err)
+{
+    gimbal_measure_order order;
+    gimbal_meter *meter;
+    gimbal_score score;
+    gimbal_measure_defaults(&order);
+    order.scores = "ssim_prev,temporal_flickering", order.width = order.height = TOY_SIZE;
+    int code = gimbal_measure_begin(&meter, &order, err);
+    for (int i = 0; i < j->frames && !code; i++)
+        code = gimbal_measure_frame(meter, j->rgb + (size_t)i * TOY_SIZE * TOY_SIZE * 3, err);
+    if (!code)
+        code = gimbal_measure_end(meter, err);
+    for (int i = 0; !code && !gimbal_measure_score(meter, i, &score); i++)
+        *(strcmp(score.name, "ssim_prev") ? &j->flicker : &j->ssim) += score.value / j->clips;
+    gimbal_measure_free(meter);
+    return code;
+}
+
 static int make_clip(Judge *j, gimbal_engine *engine, int k, gimbal_error *err)
 {
     gimbal_settings s;
@@ -72,7 +94,12 @@ static int make_clip(Judge *j, gimbal_engine *engine, int k, gimbal_error *err)
     gimbal_defaults(&s, engine);
     s.prompt = caption, s.seed = (uint64_t)k, s.cfg = j->cfg, s.steps = j->steps, s.frames = TOY_FRAMES;
     s.width = s.height = TOY_SIZE;
-    int code = gimbal_begin(&run, engine, &s, err);
+    gimbal_cost cost = {0};
+    int code = k ? GIMBAL_OK : gimbal_predict(engine, &s, &cost, err);
+    if (!k)
+        j->megabytes = (double)cost.anon_bytes / 1e6;
+    if (!code)
+        code = gimbal_begin(&run, engine, &s, err);
     if (code)
         return code;
     const gimbal_shape z = gimbal_latent_shape(run);
@@ -83,7 +110,7 @@ static int make_clip(Judge *j, gimbal_engine *engine, int k, gimbal_error *err)
     if (!code)
         code = gimbal_decode(run, latents, z, keep, j, err);
     if (!code)
-        read_clip(j, &scene);
+        read_clip(j, &scene), code = measure(j, err);
     free(latents);
     gimbal_end(run);
     return code;
@@ -112,16 +139,20 @@ static void print_result(const Judge *j)
                j->steps);
         for (int a = 0; a < TOY_ATTRIBUTES; a++)
             printf(",\"%s\":%.4f", names[a], (double)j->right[a] / j->clips);
-        printf(",\"all\":%.4f,\"speed\":%.3f,\"jitter\":%.3f,\"seconds\":%.3f}\n", (double)j->all / j->clips,
-               j->speed, j->jitter, j->seconds / j->clips);
+        printf(",\"all\":%.4f,\"speed\":%.3f,\"jitter\":%.3f,\"ssim\":%.5f,\"flicker\":%.5f,\"seconds\":%.3f,"
+               "\"megabytes\":%.1f}\n",
+               (double)j->all / j->clips, j->speed, j->jitter, j->ssim, j->flicker, j->seconds / j->clips,
+               j->megabytes);
         return;
     }
     printf("| attribute | right | share | 95 %% |\n|---|---|---|---|\n");
     for (int a = 0; a < TOY_ATTRIBUTES; a++)
         print_row(names[a], j->right[a], j->clips);
     print_row("all six in one clip", j->all, j->clips);
-    printf("\nsubject's speed %.2f pixels a frame, jitter %.2f; sampling a clip %.2f s\n", j->speed,
-           j->jitter, j->seconds / j->clips);
+    printf(
+        "\nsubject's speed %.2f pixels a frame, jitter %.2f; SSIM of neighbouring frames %.4f, flicker score "
+        "%.4f; sampling a clip %.2f s, %.0f MB\n",
+        j->speed, j->jitter, j->ssim, j->flicker, j->seconds / j->clips, j->megabytes);
 }
 
 static int read_arguments(Judge *j, int argc, char **argv)

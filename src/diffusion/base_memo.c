@@ -16,16 +16,16 @@
 
 typedef struct {
     MemoKey key;
-    float *x;      /* [3][n]: x, alone, guided; NULL: nothing is here */
-    uint64_t used; /* when it was last found or made */
+    uint64_t used; /* when it was last found or made; 0: nothing is here */
 } Entry;
 
 struct BaseMemo {
     pthread_mutex_t lock;
-    Entry *entry;
+    Entry *entry;  /* [room] */
+    float *values; /* [room][3][n]: x, alone, guided */
     int room;
-    uint64_t clock;
     size_t n;
+    uint64_t clock;
 };
 
 BaseMemo *memo_new(void)
@@ -38,10 +38,9 @@ BaseMemo *memo_new(void)
 
 static void forget(BaseMemo *m)
 {
-    for (int i = 0; i < m->room; i++)
-        free(m->entry[i].x); /* each made by memo_keep */
-    free(m->entry);
-    m->entry = NULL, m->room = 0;
+    free(m->entry); /* memo_room's, as is the other */
+    free(m->values);
+    m->entry = NULL, m->values = NULL, m->room = 0;
 }
 
 void memo_free(BaseMemo *m)
@@ -53,15 +52,32 @@ void memo_free(BaseMemo *m)
     free(m); /* memo_new's */
 }
 
-void memo_room(BaseMemo *m, int room, size_t n)
+static int make_room(BaseMemo *m, int room, size_t n, gimbal_error *err)
+{
+    if (m->room == room && m->n == n)
+        return GIMBAL_OK;
+    forget(m);
+    m->entry = calloc((size_t)room, sizeof *m->entry);
+    m->values = alloc_array((size_t)room, 3 * n * sizeof *m->values);
+    if (!m->entry || !m->values) {
+        forget(m);
+        return fail(err, GIMBAL_ENOMEM, "no memory for %d predictions of %zu values", room, n);
+    }
+    m->room = room, m->n = n;
+    return GIMBAL_OK;
+}
+
+int memo_room(BaseMemo *m, int room, size_t n, gimbal_error *err)
 {
     pthread_mutex_lock(&m->lock);
-    if (m->room != room || m->n != n) {
-        forget(m);
-        m->entry = calloc((size_t)room, sizeof *m->entry);
-        m->room = m->entry ? room : 0, m->n = n;
-    }
+    const int code = make_room(m, room, n, err);
     pthread_mutex_unlock(&m->lock);
+    return code;
+}
+
+static float *values_of(const BaseMemo *m, const Entry *e)
+{
+    return m->values + (size_t)(e - m->entry) * 3 * m->n;
 }
 
 static bool same_key(const MemoKey *a, const MemoKey *b)
@@ -75,11 +91,12 @@ bool memo_find(BaseMemo *m, const MemoKey *key, const float *x, size_t n, float 
     pthread_mutex_lock(&m->lock);
     for (int i = 0; m->n == n && i < m->room && !found; i++) {
         Entry *e = &m->entry[i];
-        found = e->x && same_key(&e->key, key) && !memcmp(e->x, x, n * sizeof *x);
+        const float *was = values_of(m, e);
+        found = e->used && same_key(&e->key, key) && !memcmp(was, x, n * sizeof *x);
         if (found) {
             e->used = ++m->clock;
-            memcpy(alone, e->x + n, n * sizeof *alone);
-            memcpy(guided, e->x + 2 * n, n * sizeof *guided);
+            memcpy(alone, was + n, n * sizeof *alone);
+            memcpy(guided, was + 2 * n, n * sizeof *guided);
         }
     }
     pthread_mutex_unlock(&m->lock);
@@ -90,17 +107,16 @@ void memo_keep(BaseMemo *m, const MemoKey *key, const float *x, size_t n, const 
                const float *guided)
 {
     pthread_mutex_lock(&m->lock);
-    Entry *e = m->n == n && m->room ? m->entry : NULL;
-    for (int i = 1; e && i < m->room; i++) /* the one that nobody wanted for longest */
+    Entry *e = m->n == n && m->room ? m->entry : NULL; /* else another run has taken the room */
+    for (int i = 1; e && i < m->room; i++)             /* the one that nobody wanted for longest */
         if (m->entry[i].used < e->used)
             e = &m->entry[i];
-    if (e && !e->x)
-        e->x = alloc_array(3 * n, sizeof *e->x);
-    if (e && e->x) {
+    if (e) {
+        float *to = values_of(m, e);
         e->key = *key, e->used = ++m->clock;
-        memcpy(e->x, x, n * sizeof *x);
-        memcpy(e->x + n, alone, n * sizeof *alone);
-        memcpy(e->x + 2 * n, guided, n * sizeof *guided);
+        memcpy(to, x, n * sizeof *x);
+        memcpy(to + n, alone, n * sizeof *alone);
+        memcpy(to + 2 * n, guided, n * sizeof *guided);
     }
     pthread_mutex_unlock(&m->lock);
 }

@@ -9,6 +9,7 @@
  * Knows parts and families by their tables. Refuses to know runs, seeds and samplers. */
 #include "diffusion/engine.h"
 
+#include <dirent.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -107,10 +108,25 @@ int engine_can_sample(const gimbal_engine *e, gimbal_error *err)
         e->model, e->family->name);
 }
 
+/* Is there any file of weights, of whatever kind, where weights_open would look? */
+static bool holds_weights(const char *path)
+{
+    DIR *dir = opendir(path);
+    bool found = !dir; /* a file by itself */
+    for (const struct dirent *entry; dir && !found && (entry = readdir(dir));) {
+        const char *dot = strrchr(entry->d_name, '.');
+        found = dot && (!strcmp(dot, ".safetensors") || !strcmp(dot, ".bin") || !strcmp(dot, ".ckpt"));
+    }
+    if (dir)
+        closedir(dir);
+    return found;
+}
+
 static int open_weights(gimbal_engine *e, gimbal_error *err)
 {
     for (PartKind kind = 0; kind < PART_COUNT; kind++)
-        if (part_has_weights(kind) && e->part[kind].dir)
+        if (part_has_weights(kind) && e->part[kind].dir &&
+            !(e->training && kind == PART_MOTION && !holds_weights(e->part[kind].weight)))
             TRY((e->load ? weights_load : weights_open)(&e->part[kind].weights, e->part[kind].weight, err));
     return GIMBAL_OK;
 }
@@ -145,6 +161,34 @@ static int build_residual(gimbal_engine *e, gimbal_error *err)
                         NULL, err);
 }
 
+static int silence_leaf(Params *p, Weight *w)
+{
+    (void)p;
+    if (w->own && strstr(w->name, ".proj_out."))
+        memset(w->own, 0, sizeof *w->own * (size_t)weight_count(w));
+    return GIMBAL_OK;
+}
+
+/* What training begins without. A new motion module's first contribution is nothing (Guo et al., section 4.2). */
+static int begin_fresh(gimbal_engine *e, gimbal_error *err)
+{
+    static const char *const everything[] = {"*", NULL};
+    const Part *unet = &e->part[PART_UNET], *motion = &e->part[PART_MOTION];
+    Params p = {.leaf = silence_leaf};
+    int made = 0;
+    if (!e->training)
+        return GIMBAL_OK;
+    if (e->family->unet_fresh)
+        TRY(bind_fresh(unet->weights, "", unet_params, e->unet, e->family->unet_fresh, e->seed, &e->keep,
+                       &e->fresh, err));
+    if (!motion->dir || motion->weights)
+        return GIMBAL_OK;
+    TRY(bind_fresh(NULL, "", unet_motion_params, e->unet, everything, e->seed, &e->keep, &made, err));
+    unet_motion_params(e->unet, &p);
+    e->fresh += made;
+    return GIMBAL_OK;
+}
+
 static int build(gimbal_engine *e, gimbal_error *err)
 {
     const Part *part = e->part;
@@ -153,6 +197,7 @@ static int build(gimbal_engine *e, gimbal_error *err)
     e->unet_size = count_unet(e);
     TRY(clip_build(&e->clip, &e->keep, part[PART_TEXT].config, part[PART_TEXT].where, err));
     TRY(vae_build(&e->vae, &e->keep, part[PART_VAE].config, part[PART_VAE].where, err));
+    TRY(begin_fresh(e, err));
     TRY(bind_weights(part[PART_UNET].weights, "", unet_params, e->unet, e->family->unet_ignore, NULL, err));
     if (part[PART_MOTION].weights)
         TRY(bind_weights(part[PART_MOTION].weights, "", unet_motion_params, e->unet, e->family->motion_ignore,
@@ -288,16 +333,15 @@ int gimbal_open(gimbal_engine **out, const char *model, const char *motion, gimb
     return gimbal_open_with(out, model, motion, 0, err);
 }
 
-int gimbal_open_with(gimbal_engine **out, const char *model, const char *motion, unsigned flags,
-                     gimbal_error *err)
+/* `as`: how it is to be opened. */
+static int open_as(gimbal_engine **out, const gimbal_engine *as, const char *model, const char *motion,
+                   gimbal_error *err)
 {
     *out = NULL;
-    if (flags & ~(unsigned)GIMBAL_NO_MMAP)
-        return fail(err, GIMBAL_EUSAGE, "flags are 0x%x, this library knows 0x%x", flags, GIMBAL_NO_MMAP);
     gimbal_engine *e = calloc(1, sizeof *e);
     if (!e)
         return fail(err, GIMBAL_ENOMEM, "no memory for an engine");
-    e->load = flags & GIMBAL_NO_MMAP;
+    *e = *as;
     e->model = arena_printf(&e->keep, "%s", model ? model : "");
     e->motion = motion ? arena_printf(&e->keep, "%s", motion) : NULL;
     const bool named = e->model && (e->motion || !motion);
@@ -307,6 +351,21 @@ int gimbal_open_with(gimbal_engine **out, const char *model, const char *motion,
     else
         *out = e;
     return code;
+}
+
+int gimbal_open_with(gimbal_engine **out, const char *model, const char *motion, unsigned flags,
+                     gimbal_error *err)
+{
+    *out = NULL;
+    if (flags & ~(unsigned)GIMBAL_NO_MMAP)
+        return fail(err, GIMBAL_EUSAGE, "flags are 0x%x, this library knows 0x%x", flags, GIMBAL_NO_MMAP);
+    return open_as(out, &(gimbal_engine){.load = flags & GIMBAL_NO_MMAP}, model, motion, err);
+}
+
+int engine_open_training(gimbal_engine **out, const char *model, const char *motion, uint64_t seed,
+                         gimbal_error *err)
+{
+    return open_as(out, &(gimbal_engine){.training = true, .seed = seed}, model, motion, err);
 }
 
 static int drop_pack(Params *p, Weight *w)
@@ -328,7 +387,7 @@ void gimbal_close(gimbal_engine *e)
     if (!e)
         return;
     drop_packs(unet_params, e->unet);
-    if (e->part[PART_MOTION].weights)
+    if (e->part[PART_MOTION].dir && e->unet)
         drop_packs(unet_motion_params, e->unet);
     drop_packs(unet_params, e->residual);
     memo_free(e->memo);

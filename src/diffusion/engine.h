@@ -66,7 +66,10 @@ struct gimbal_engine {
     Arena keep;
     const char *model, *motion; /* as given; motion NULL when it was not */
     bool load;                  /* weights are in memory, not mapped */
-    Part part[PART_COUNT];      /* PART_MOTION: dir NULL when there is none */
+    bool training;              /* what training may begin without has values of its own, by seed */
+    uint64_t seed;
+    int fresh;             /* how many such parameters there are */
+    Part part[PART_COUNT]; /* PART_MOTION: dir NULL when there is none */
     const Family *family;
     UnetShape shape;
     RunDefaults run;
@@ -87,6 +90,10 @@ struct gimbal_engine {
     int n_notes;
 };
 
+/* gimbal_open_with for training: a video network's layers over time may be missing from its file (those that
+ * the family lists), and a motion adapter may be a config without weights: they begin with random values. */
+int engine_open_training(gimbal_engine **out, const char *model, const char *motion, uint64_t seed,
+                         gimbal_error *err);
 /* SHA-256 over the parts' configs and weight headers; parts that are absent count as such. */
 int parts_identity(const Part part[PART_COUNT], char hex[65], gimbal_error *err);
 /* EMODEL where the model opens but cannot make clips: an image model without a motion adapter. */
@@ -183,8 +190,8 @@ typedef struct {
  * one shape, those that were not wanted for longest go first. For several threads. */
 BaseMemo *memo_new(void); /* NULL: no memory */
 void memo_free(BaseMemo *);
-/* Makes room for those of a run, `n` values each; forgets others. */
-void memo_room(BaseMemo *, int room, size_t n);
+/* Makes room for those of a run, `n` values each; forgets those of another size. ENOMEM. */
+int memo_room(BaseMemo *, int room, size_t n, gimbal_error *err);
 typedef struct {
     double t, cfg;
     bool bf16;
@@ -192,7 +199,6 @@ typedef struct {
 } MemoKey;
 /* x [n] and the key the same to the last bit: fills alone and guided [n]. */
 bool memo_find(BaseMemo *, const MemoKey *, const float *x, size_t n, float *alone, float *guided);
-/* Nothing is kept where memory is short. */
 void memo_keep(BaseMemo *, const MemoKey *, const float *x, size_t n, const float *alone,
                const float *guided);
 
@@ -248,7 +254,7 @@ typedef struct {
     Guide guide;                /* of the network; of two, of the residual's */
     Guide base;                 /* of the base's network, where there are two (plan[0] or plan[1] is there) */
     Split split;                /* then what makes one prediction of both */
-    int groups;                 /* calls of `guide` in one prediction */
+    int groups, memo_entries;   /* calls of `guide` in one prediction; of the base's that are kept */
     gimbal_shape decode, encode; /* latents' shape in the VAE's plans: f frames a call */
     char *work;                  /* mapped, so that pages count only once they are used */
     size_t work_bytes;

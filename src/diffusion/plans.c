@@ -89,6 +89,14 @@ static int plan_guide(Plans *p, Guide *g, const Run *run, Unet *unet, gimbal_sha
     return cx_failed(&p->cx) ? pass_on(&p->err, err) : GIMBAL_OK;
 }
 
+/* Of a base network's predictions that are kept for clips with the same base noise: how many. */
+static int memo_entries(const Run *run)
+{
+    enum { MOST = 1 << 28 };
+    const uint64_t one = 3 * sizeof(float) * (shape_count(run->shape) / (uint64_t)run->shape.f);
+    return (int)MIN(MAX(MOST / one, 1), (uint64_t)run->calls);
+}
+
 /* The base's network for one frame, the residual's for a group of them, and what makes one prediction of
  * both. */
 static int plan_two(Plans *p, const Run *run, gimbal_error *err)
@@ -112,6 +120,7 @@ static int plan_two(Plans *p, const Run *run, gimbal_error *err)
         .memo_key = {.bf16 = !strcmp(run->s.dtype, "bf16")},
     };
     p->groups = split_calls(&p->split);
+    p->memo_entries = memo_entries(run);
     return GIMBAL_OK;
 }
 
@@ -129,14 +138,6 @@ static int plan_text(Plans *p, gimbal_error *err)
     Tensor *ids = tensor_input(&p->cx, I32, 1, (int64_t[]){TOKENS}, NULL);
     p->text = plan_make(&p->cx, clip_forward, p->engine->clip, &ids);
     return p->text ? GIMBAL_OK : pass_on(&p->err, err);
-}
-
-/* Of a base network's predictions that are kept for clips with the same base noise; and their number. */
-static int memo_entries(const Run *run)
-{
-    enum { MOST = 1 << 28 };
-    const uint64_t one = 3 * sizeof(float) * (shape_count(run->shape) / (uint64_t)run->shape.f);
-    return (int)MIN(MAX(MOST / one, 1), (uint64_t)run->calls);
 }
 
 /* Of two networks what there is beside a guide's clip: the base's keys, a group twice, a frame three times.
@@ -181,8 +182,6 @@ int plans_make(Plans *p, const gimbal_engine *e, const Run *run, gimbal_error *e
     int code = plan_text(p, err);
     if (!code)
         code = plan_unet(p, run, err);
-    if (!code && e->residual)
-        memo_room(e->memo, memo_entries(run), shape_count(run->shape) / (size_t)run->shape.f);
     if (!code)
         code = plans_decode(p, run->whole, err);
     gimbal_shape pictures = run->shape;
@@ -316,6 +315,7 @@ int plans_memory(Plans *p, gimbal_error *err)
     if (!p->engine->residual)
         return GIMBAL_OK;
     TRY(guide_memory(p, &p->base, p->guide.context, err));
+    TRY(memo_room(p->split.memo, p->memo_entries, (size_t)shape_count(p->base.shape), err));
     return split_memory(&p->split, err);
 }
 

@@ -192,7 +192,7 @@ typedef struct {
 static int fresh_leaf(Params *p, Weight *w)
 {
     Fresh *f = (Fresh *)p;
-    if (!ignored(f->fresh, w->name) || look_up(&f->names, w) >= 0)
+    if (w->kind == W_TABLE || !ignored(f->fresh, w->name) || (f->names.set && look_up(&f->names, w) >= 0))
         return GIMBAL_OK;
     w->own = arena_alloc(f->keep, sizeof *w->own * (size_t)weight_count(w));
     if (!w->own)

@@ -54,7 +54,7 @@ static int open_model(struct gimbal_trainer *t, const gimbal_train_settings *s, 
     TRY(train_check(s, err));
     TRY(recipe_find(&t->recipe, s->recipe ? s->recipe : "motion", err));
     t->s = *s;
-    TRY(gimbal_open(&t->engine, s->model, s->motion, err));
+    TRY(engine_open_training(&t->engine, s->model, s->motion, s->seed, err));
     TRY(train_fill(&t->s, t->engine, t->recipe, &t->keep, err));
     TRY(check_batch(t, err));
     TRY(read_schedule(t, err));

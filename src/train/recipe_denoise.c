@@ -169,7 +169,7 @@ static int unet_parts(struct gimbal_trainer *t, TrainPart parts[4])
 {
     int n = 0;
     parts[n++] = (TrainPart){unet_params, t->engine->unet, 0};
-    if (t->engine->part[PART_MOTION].weights)
+    if (t->engine->part[PART_MOTION].dir)
         parts[n++] = (TrainPart){unet_motion_params, t->engine->unet, 0};
     return n;
 }
@@ -185,7 +185,7 @@ static int motion_parts(void *self, struct gimbal_trainer *t, TrainPart parts[4]
 
 static const char *motion_patterns(const struct gimbal_trainer *t)
 {
-    return t->engine->part[PART_MOTION].weights ? "*motion_modules*"
+    return t->engine->part[PART_MOTION].dir ? "*motion_modules*"
                                                 : "*temp_convs*,*temp_attentions*,transformer_in*";
 }
 

@@ -421,13 +421,18 @@ static int residual_config(VideoFusion *v, const Part *unet, Arena *keep, gimbal
     return v->residual_config ? GIMBAL_OK : fail(err, GIMBAL_ENOMEM, "%s: no memory for a copy", unet->where);
 }
 
+static bool anew(const struct gimbal_trainer *t)
+{
+    return t->s.fresh || (t->s.residual && !strcmp(t->s.residual, "new"));
+}
+
 /* A residual network for an image model: the same, with numbers. It lives as long as the trainer: the set
  * points into it. */
 static int make_residual(VideoFusion *v, struct gimbal_trainer *t, gimbal_error *err)
 {
     const gimbal_engine *e = t->engine;
     const Part *unet = &e->part[PART_UNET];
-    const bool new = !strcmp(t->s.residual, "new");
+    const bool new = anew(t);
     UnetShape shape = e->shape;
     shape.motion = shape.motion_mid = false, shape.max_frames = 0, shape.numbered = true;
     TRY(residual_config(v, unet, &t->keep, err));
@@ -469,11 +474,16 @@ static int parts(void *self, struct gimbal_trainer *t, TrainPart out[4], gimbal_
     if (t->s.frames < 2 || t->s.frames > SPLIT_FRAMES)
         return fail(err, GIMBAL_EUSAGE, "recipe videofusion learns clips of 2 to %d frames, --frames is %d",
                     SPLIT_FRAMES, t->s.frames);
+    if (t->s.noise_offset > 0 || strcmp(t->s.noise, "white"))
+        return fail(
+            err, GIMBAL_EUSAGE,
+            "recipe videofusion has a noise of its own, base and residuals, and --%s would not be used",
+            t->s.noise_offset > 0 ? "noise-offset" : "noise");
     if (t->schedule.prediction != PREDICT_EPSILON)
         return fail(err, GIMBAL_EUSAGE, "recipe videofusion learns noise, --prediction is %s",
                     t->s.prediction);
     v->split = (NoiseSplit){.frames = t->s.frames, .key = t->s.key_frame, .lambda = {t->s.lambda}};
-    v->split.rescale = pair ? e->split.rescale : !strcmp(t->s.residual, "base");
+    v->split.rescale = pair ? e->split.rescale : !anew(t);
     v->base = (UnetCall){.unet = e->unet, .still = true};
     v->residual = (UnetCall){.unet = e->residual};
     TRY(pair ? same_split(v, t, err) : make_residual(v, t, err));

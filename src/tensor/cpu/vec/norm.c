@@ -9,8 +9,8 @@
  *     channel:  m = k + s1/R,  d = s2 - s1*s1/R      s1, s2: sums of (x - k) and (x - k)^2
  *     merging n sets of equal meaning:  d = sum d_i + sum R_i (m_i - m)^2
  *
- * Chunks are merged in order, in double. LayerNorm is row by row: the mean first, then the deviations about
- * it. A mean that float32 cannot hold is not lost: what is left of it goes into the shift.
+ * Chunks are merged in order, in double. LayerNorm is row by row, VL of them at a time (norm.h). A mean that
+ * float32 cannot hold is not lost: what is left of it goes into the shift.
  *
  * Knows rows and channels. Refuses to know what a frame is, beyond how many rows share a statistic. */
 #include "tensor/cpu/vec/norm.h"
@@ -157,55 +157,19 @@ static void group_norm(const Cx *cx, const NormJob *j)
 
 /* ---- LayerNorm --------------------------------------------------------------------------- */
 
-INLINE double sum_lanes(V v)
+/* Up to VL rows. */
+INLINE void layer_norm_rows(const bool silu, const NormJob *j, const float *x, int64_t ld_x, int64_t rows,
+                            float *y)
 {
-    double sum = 0;
-    UNROLL for (int i = 0; i < VL; i++) sum += (double)v[i];
-    return sum;
-}
-
-/* Sums of d = x - about, and of d*d, over one row; four vectors of partial sums each. */
-INLINE void row_sums(const float *x, int64_t C, float about, double *s1, double *s2)
-{
-    V a[4] = {{0}}, b[4] = {{0}};
-    int64_t c = 0;
-    for (; c + 4 * VL <= C; c += 4 * VL)
-        UNROLL for (int i = 0; i < 4; i++)
-        {
-            const V d = ld(x + c + i * VL) - about;
-            a[i] += d;
-            b[i] += d * d;
+    RowMoments m;
+    row_moments(j, x, ld_x, rows, &m);
+    for (int64_t r = 0; r < rows; r++)
+        for (int64_t c = 0; c < j->C; c += VL) {
+            const int64_t n = j->C - c;
+            const V h = (ld_some(x + r * ld_x + c, n) - m.mean[r]) * m.over[r] + m.lack[r];
+            const V t = h * ld_some(j->scale + c, n) + ld_some(j->shift + c, n);
+            st_some(y + r * j->C + c, silu ? silu_v(t) : t, n);
         }
-    for (; c + VL <= C; c += VL) {
-        const V d = ld(x + c) - about;
-        a[0] += d;
-        b[0] += d * d;
-    }
-    *s1 = sum_lanes((a[0] + a[1]) + (a[2] + a[3]));
-    *s2 = sum_lanes((b[0] + b[1]) + (b[2] + b[3]));
-    for (; c < C; c++) {
-        const double d = (double)x[c] - (double)about;
-        *s1 += d;
-        *s2 += d * d;
-    }
-}
-
-/* The row's mean is `about` plus `rest`. */
-static void layer_norm_row(const NormJob *j, const float *x, bool silu, float *y)
-{
-    double s1, s2;
-    row_sums(x, j->C, 0, &s1, &s2);
-    const float about = (float)(s1 / (double)j->C);
-    row_sums(x, j->C, about, &s1, &s2);
-    const double rest = s1 / (double)j->C, var = MAX(s2 / (double)j->C - rest * rest, 0);
-    const double over = 1 / sqrt(var + j->call->a.norm.eps);
-    const V factor = splat((float)over), lack = splat((float)(-rest * over));
-    for (int64_t c = 0; c < j->C; c += VL) {
-        const int64_t n = j->C - c;
-        const V h = (ld_some(x + c, n) - about) * factor + lack;
-        const V t = h * ld_some(j->scale + c, n) + ld_some(j->shift + c, n);
-        st_some(y + c, silu ? silu_v(t) : t, n);
-    }
 }
 
 static void layer_norm(const Cx *cx, const NormJob *j)
@@ -213,8 +177,11 @@ static void layer_norm(const Cx *cx, const NormJob *j)
     const Tensor *x = j->call->in[0], *y = j->call->out;
     const bool silu = j->call->a.norm.act == ACT_SILU;
     PARALLEL_FOR(cx, NS_NORM * j->call->flops)
-    for (int64_t r = 0; r < tensor_rows(x); r++)
-        layer_norm_row(j, row_at(x, r), silu, row_at(y, r));
+    for (int64_t r = 0; r < j->rows; r += VL) {
+        const int64_t rows = MIN(VL, j->rows - r);
+        silu ? layer_norm_rows(true, j, row_at(x, r), x->ld, rows, row_at(y, r))
+             : layer_norm_rows(false, j, row_at(x, r), x->ld, rows, row_at(y, r));
+    }
 }
 
 int VEC(norm)(Cx *cx, const Call *call)

@@ -79,6 +79,8 @@ static void set_center(const BackJob *b, int64_t set, int64_t group)
         factor[c] = (float)(m.over * b->n.scale[c]);
         shift[c] = b->silu ? (float)(b->n.shift[c] - m.rest * m.over * b->n.scale[c]) : 0;
     }
+    for (int k = 0; group == 0 && k < 5; k++) /* the lanes beyond C are counted along */
+        memset(mean + k * padded + b->n.C, 0, (size_t)(padded - b->n.C) * sizeof *mean);
 }
 
 /* Adds R rows to the sums of each channel. */
@@ -219,66 +221,9 @@ typedef struct {
     const float *x, *gy;
     float *gx;
     int64_t rows, ld_x;
-    float mean[VL], over[VL], lack[VL], slope[VL], offset[VL];
+    RowMoments m;
+    float slope[VL], offset[VL];
 } Rows;
-
-/* The first n lanes, the others 0. */
-INLINE V first_lanes(V v, int64_t n)
-{
-    I lane;
-    UNROLL for (int i = 0; i < VL; i++) lane[i] = i;
-    return choose_v(lane < (int32_t)MIN(n, VL), v, (V){0});
-}
-
-/* sum[i] is the sum of t[i]'s lanes. */
-INLINE void sums_of_lanes(V t[VL], double sum[VL])
-{
-    float lanes[VL * VL];
-    transpose(t);
-    UNROLL for (int i = 0; i < VL; i++) st(lanes + i * VL, t[i]);
-    memset(sum, 0, VL * sizeof *sum);
-    for (int k = 0; k < VL; k++)
-        for (int i = 0; i < VL; i++)
-            sum[i] += (double)lanes[k * VL + i];
-}
-
-/* mean, over and lack: the mean first, then the deviations about what float32 holds of it. */
-static void find_moments(const BackJob *b, Rows *p)
-{
-    const int64_t C = b->n.C;
-    V t1[VL] = {{0}}, t2[VL] = {{0}};
-    double s1[VL], s2[VL];
-    for (int64_t r = 0; r < p->rows; r++) {
-        const float *x = p->x + r * p->ld_x;
-        V sum = {0};
-        for (int64_t c = 0; c < C; c += VL)
-            sum += ld_some(x + c, C - c);
-        t1[r] = sum;
-    }
-    sums_of_lanes(t1, s1);
-    for (int64_t r = 0; r < VL; r++)
-        p->mean[r] = (float)(s1[r] / (double)C);
-    memset(t1, 0, sizeof t1);
-    for (int64_t r = 0; r < p->rows; r++) {
-        const float *x = p->x + r * p->ld_x, mean = p->mean[r];
-        V sum = {0}, squares = {0};
-        for (int64_t c = 0; c < C; c += VL) {
-            V d = ld_some(x + c, C - c) - mean;
-            if (C - c < VL)
-                d = first_lanes(d, C - c);
-            sum += d;
-            squares += d * d;
-        }
-        t1[r] = sum, t2[r] = squares;
-    }
-    sums_of_lanes(t1, s1);
-    sums_of_lanes(t2, s2);
-    for (int64_t r = 0; r < VL; r++) {
-        const double rest = s1[r] / (double)C, var = MAX(s2[r] / (double)C - rest * rest, 0);
-        const double over = 1 / sqrt(var + b->n.call->a.norm.eps);
-        p->over[r] = (float)over, p->lack[r] = (float)(-rest * over);
-    }
-}
 
 /* dt of n channels of row r, from dy and d = x - mean. */
 INLINE V dt_of(const bool silu, const BackJob *b, const Rows *p, int64_t r, int64_t c, V d, V gy)
@@ -286,7 +231,7 @@ INLINE V dt_of(const bool silu, const BackJob *b, const Rows *p, int64_t r, int6
     const int64_t n = b->n.C - c;
     if (!silu)
         return gy;
-    return gy * silu_slope_v((d * p->over[r] + p->lack[r]) * ld_some(b->n.scale + c, n) +
+    return gy * silu_slope_v((d * p->m.over[r] + p->m.lack[r]) * ld_some(b->n.scale + c, n) +
                              ld_some(b->n.shift + c, n));
 }
 
@@ -298,7 +243,7 @@ INLINE void find_slopes(const bool silu, const BackJob *b, Rows *p)
     V t1[VL] = {{0}}, t2[VL] = {{0}};
     double s1[VL], s2[VL];
     for (int64_t r = 0; r < p->rows; r++) {
-        const float *x = p->x + r * p->ld_x, *gy = p->gy + r * b->ldgy, mean = p->mean[r];
+        const float *x = p->x + r * p->ld_x, *gy = p->gy + r * b->ldgy, mean = p->m.mean[r];
         V sum = {0}, sum_x = {0};
         for (int64_t c = 0; c < C; c += VL) {
             const V d = ld_some(x + c, C - c) - mean;
@@ -311,7 +256,7 @@ INLINE void find_slopes(const bool silu, const BackJob *b, Rows *p)
     sums_of_lanes(t1, s1);
     sums_of_lanes(t2, s2);
     for (int64_t r = 0; r < VL; r++) {
-        const double over = (double)p->over[r], lack = (double)p->lack[r];
+        const double over = (double)p->m.over[r], lack = (double)p->m.lack[r];
         const double mean_d = s1[r] / (double)C, mean_dh = s2[r] / (double)C * over + lack * mean_d;
         p->slope[r] = (float)(-over * over * mean_dh);
         p->offset[r] = (float)(-over * (mean_d + lack * mean_dh));
@@ -331,13 +276,14 @@ INLINE void grow_layer_rows(const int R, const bool silu, const BackJob *b, cons
         UNROLL for (int i = 0; i < R; i++)
         {
             const int64_t r = from + i;
-            const V d = ld_some(x + i * p->ld_x + c, n) - p->mean[r];
+            const V d = ld_some(x + i * p->ld_x + c, n) - p->m.mean[r];
             const V dt = dt_of(silu, b, p, r, c, d, ld_some(gy + i * b->ldgy + c, n));
             sum += dt;
-            sum_h += dt * (d * p->over[r] + p->lack[r]);
+            sum_h += dt * (d * p->m.over[r] + p->m.lack[r]);
             float *to = gx + i * b->ldgx + c;
             if (gx)
-                st_some(to, ld_some(to, n) + (dt * scale * p->over[r] + (d * p->slope[r] + p->offset[r])), n);
+                st_some(to, ld_some(to, n) + (dt * scale * p->m.over[r] + (d * p->slope[r] + p->offset[r])),
+                        n);
         }
         if (sums) {
             st(sums + c, ld(sums + c) + sum);
@@ -359,7 +305,7 @@ INLINE void layer_norm_chunk(const bool silu, const BackJob *b, int64_t chunk)
                   .gx = b->gx ? b->gx + r * b->ldgx : NULL,
                   .rows = MIN(VL, end - r),
                   .ld_x = x->ld};
-        find_moments(b, &p);
+        row_moments(&b->n, p.x, p.ld_x, p.rows, &p.m);
         if (b->gx)
             find_slopes(silu, b, &p);
         int64_t i = 0;

@@ -15,7 +15,10 @@
 #include "tensor/cpu/vec/sums.h"
 #include "tensor/cpu/vec/winograd.h"
 
-enum { MOST_SUMS = 32 << 20, LEAST_PIXELS = 256 };
+enum {
+    MOST_SUMS = 32 << 20, /* floats of Winograd's sums for a weight */
+    LEAST_PIXELS = 256,   /* of all pictures, that are worth them */
+};
 
 /* A call that makes the input's gradient, or a phase of it, and what it points to. */
 typedef struct {
