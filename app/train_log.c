@@ -90,14 +90,23 @@ static char *dump(const json_t *line)
     return line ? json_dumps(line, JSON_COMPACT | JSON_REAL_PRECISION(9)) : NULL;
 }
 
+/* 0, or errno. What a full disk took of a line is taken back: it would spoil the next one. */
+static int write_line(int fd, const char *line, size_t n)
+{
+    const ssize_t done = write(fd, line, n);
+    const int reason = done < 0 ? errno : (size_t)done < n ? ENOSPC : 0;
+    const off_t end = reason && done > 0 ? lseek(fd, 0, SEEK_END) : -1;
+    const bool spoilt = end >= done && end > 0 && ftruncate(fd, end - done);
+    return spoilt ? errno : reason;
+}
+
 static void append(TrainLog *log, const json_t *line)
 {
     char *text = dump(line), *whole = NULL;
     const int n = text ? asprintf(&whole, "%s\n", text) : -1;
-    const ssize_t done = n < 0 ? -1 : write(log->fd, whole, (size_t)n);
-    if (done != n && !log->warned) {
-        fprintf(stderr, "gimbal: warning: log.jsonl lacks lines: %s\n",
-                done < 0 ? strerror(errno) : "no space left");
+    const int reason = n < 0 ? ENOMEM : write_line(log->fd, whole, (size_t)n);
+    if (reason && !log->warned) {
+        fprintf(stderr, "gimbal: warning: log.jsonl lacks lines: %s\n", strerror(reason));
         log->warned = true;
     }
     if (n >= 0)

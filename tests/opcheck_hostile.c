@@ -77,8 +77,8 @@ static Case convts(int i)
                   .bias = true};
 }
 
-/* Groups of one channel, one group, rows by themselves; over one frame and over all. Of a single value nothing
- * is left but rounding errors, 1 / sqrt(eps) = 316 times as large in gradients. */
+/* Groups of one channel, one group, rows by themselves; over one frame and over all. Of a single value
+ * nothing is left but rounding errors, 1 / sqrt(eps) = 316 times as large in gradients. */
 static Case norms(int i)
 {
     static const int64_t widths[] = {1, 3, 4, 5, 17, 33, 100, 320};

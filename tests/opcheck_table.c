@@ -108,6 +108,8 @@ static const Case cases[] = {
      .L = {130, 130}, .gap = 16, .loose = 2},
     {OP_ATTN, .x = {4, 5, 12}, .heads = 3, .frames = 4, .n_kv = 3, .map = {KV_FIRST, KV_CLIP, KV_SELF},
      .L = {7, 3, 5}},
+    {OP_ATTN, .x = {4, 37, 34}, .heads = 2, .frames = 2, .n_kv = 3, .map = {KV_FIRST, KV_CLIP, KV_SELF},
+     .L = {101, 5, 37}, .gap = 3, .loose = 2},
     {OP_ATTN, .x = {4, 101, 34}, .heads = 2, .frames = 2, .n_kv = 2, .map = {KV_SELF, KV_FIRST},
      .L = {101, 101}, .x_values = FINE, .bf16 = true},
     {OP_ATTN, .x = {10, 12, 16}, .heads = 2, .frames = 5, .n_kv = 2, .map = {KV_SELF, KV_WINDOW},
