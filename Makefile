@@ -11,7 +11,7 @@ IMAGE_PROMPT := a large red circle moving right over a plain white background
 PREFIX ?= /usr/local
 PYTHON ?= python3
 
-.PHONY: help setup build demo demo-image test results results-full bench bench-full bench-peer asan tsan fuzz check format install clean
+.PHONY: help setup build demo demo-image test results results-full train-toyworld train-toyfusion study-videofusion bench bench-full bench-peer asan tsan fuzz check format install clean
 
 help:
 	@echo 'make demo     install Debian packages if needed, build, make demo/plain.mp4, demo/freeinit.mp4, demo/sheet.png'
@@ -20,6 +20,8 @@ help:
 	@echo 'make build    the release build alone: $(GIMBAL)'
 	@echo 'make install  program, library, header and example model into PREFIX ($(PREFIX)), staged in DESTDIR if given'
 	@echo 'make results  the evidence for FreeInit and its kin, short form (a few minutes); results-full: docs/RESULTS.md (hours, resumes)'
+	@echo 'make train-toyworld   trains the bundled model on (hours; goes on where it was): build/toyworld; train-toyfusion: VideoFusion'
+	@echo 'make study-videofusion   the evidence for VideoFusion in docs/RESULTS.md (hours, resumes)'
 	@echo 'make bench    gimbal beside PyTorch, a short form; bench-full: the sizes people run; bench-peer: gets PyTorch from PyPI'
 	@echo 'make asan     all tests under AddressSanitizer and UBSan'
 	@echo 'make tsan     what threads share, under ThreadSanitizer'
@@ -71,6 +73,15 @@ results: build
 results-full: build
 	@mkdir -p build/results-full && GOMP_SPINCOUNT=1000 build/release/results full build/results-full > build/results-full/tables && mv build/results-full/tables build/results-full/RESULTS.md
 	@echo 'build/results-full/RESULTS.md'
+
+train-toyworld: build
+	@tools/train_toyworld.sh build/release build/toyworld
+
+train-toyfusion: build
+	@tools/train_toyfusion.sh build/release build/toyfusion
+
+study-videofusion: build
+	@mkdir -p build/fusion && tools/fusion_study.sh build/release build/fusion | tee build/fusion/RESULTS.md
 
 asan: setup
 	@mkdir -p build && cmake --preset asan > build/asan.log 2>&1 || { cat build/asan.log; exit 1; }

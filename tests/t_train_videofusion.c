@@ -340,6 +340,27 @@ static void a_pair_begins_from_an_image_model(void **state)
     check(losses[0] != losses[1], "the two ways begin differently");
 }
 
+/* Steps on one batch: both parts of the loss fall, and each network's gradient is clipped by itself. */
+static void the_pair_learns_a_batch(void **state)
+{
+    (void)state;
+    gimbal_train_settings s = settings(pair, 2);
+    s.lr = 2e-3, s.base_lr = 1e-3, s.clip = 1, s.steps = 60;
+    gimbal_trainer *t = begin(&s);
+    double first[MAX_NETS] = {0}, norm[MAX_NETS];
+    fill_batch(t, 0, 0);
+    const double before = learn(t, false);
+    for (int i = 0; i < s.steps; i++) {
+        learn(t, true);
+        check_ok(trainer_update(t, i ? norm : first, &err), err);
+    }
+    const double after = learn(t, false);
+    check(after < 0.8 * before, "the loss was %g and is %g", before, after);
+    print_message("loss %g, after %d steps %g\n", before, s.steps, after);
+    check(first[1] > 4 && first[0] > 0 && first[0] != first[1], "norms %g and %g", first[0], first[1]);
+    gimbal_train_end(t);
+}
+
 static void what_does_not_fit_is_refused(void **state)
 {
     (void)state;
@@ -374,6 +395,7 @@ int main(void)
         TEST(without_the_stop_it_does),
         TEST(a_frozen_base_has_no_gradients_and_is_saved_all_the_same),
         TEST(a_pair_begins_from_an_image_model),
+        TEST(the_pair_learns_a_batch),
         TEST(what_does_not_fit_is_refused),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -210,6 +210,65 @@ static void new_modules_begin_with_the_image_network(void **state)
     check_near(v.loss[0], sum, 1e-6 * sum, "loss of the first step");
 }
 
+/* ConsistI2V's file without its layers over time, as a plain image network has it. Returns how many were left
+ * out. */
+static int strip(const char *from, const char *to)
+{
+    WeightSet *set;
+    check_ok(weights_open(&set, from, &err), err);
+    gimbal_tensor *kept = calloc((size_t)weights_count(set), sizeof *kept);
+    int n = 0;
+    for (int i = 0; i < weights_count(set); i++) {
+        const StEntry *e = weights_entry(set, i);
+        bool added = false;
+        for (const char *const *f = family_consisti2v.unet_fresh; *f && !added; f++)
+            added = name_matches(*f, e->name);
+        if (added)
+            continue;
+        kept[n] = (gimbal_tensor){.name = e->name, .type = e->spelling, .nd = e->nd, .data = e->data};
+        memcpy(kept[n++].n, e->n, sizeof kept->n);
+    }
+    check_ok(st_write(to, kept, n, NULL, &err), err);
+    const int left = weights_count(set) - n;
+    free(kept);
+    weights_close(set);
+    return left;
+}
+
+/* What the file lacks begins with random values, learns, and is in the file that comes out, which opens. */
+static void a_video_network_begins_with_an_image_network(void **state)
+{
+    (void)state;
+    char command[512], model[96], folder[96];
+    gimbal_engine *engine;
+    gimbal_train_settings s;
+    gimbal_trainer *t;
+    World w = {.length = 4};
+    const gimbal_clips clips = clips_of(&w, 4);
+    snprintf(model, sizeof model, "%s/plain", output), snprintf(folder, sizeof folder, "%s/video", output);
+    snprintf(command, sizeof command,
+             "cp -r tests/golden/consisti2v-tiny/model %s && chmod -R u+w %s && rm %s/unet/*.safetensors",
+             model, model, model);
+    check(system(command) == 0, "%.300s", command);
+    snprintf(command, sizeof command, "%s/unet/diffusion_pytorch_model.safetensors", model);
+    check(strip("tests/golden/consisti2v-tiny/model/unet", command) > 0, "nothing was left out");
+    check(gimbal_open(&engine, model, NULL, &err) == GIMBAL_EMODEL, "a stripped model opens");
+    err = (gimbal_error){0};
+
+    check_ok(gimbal_train_defaults(&s, "consisti2v", &err), err);
+    s.model = model, s.batch = 2, s.frames = 4, s.width = 64, s.height = 48, s.steps = 1, s.validation = 0;
+    s.cache = "none", s.dtype = "f32", s.warmup = 0;
+    check_ok(gimbal_train_begin(&t, &s, &clips, NULL, folder, 0, on_event, &w, &err), err);
+    check(w.notes == 1 && strstr(w.text, "random values"), "%d notes: %.300s", w.notes, w.text);
+    check_ok(gimbal_train_run(t, &err), err);
+    gimbal_train_end(t);
+    snprintf(command, sizeof command, "cp %s/step-00000001/weights/unet/*.safetensors %s/unet/", folder,
+             model);
+    check(system(command) == 0, "%.300s", command);
+    check_ok(gimbal_open(&engine, model, NULL, &err), err);
+    gimbal_close(engine);
+}
+
 static void broken_clips_are_reported_and_replaced(void **state)
 {
     (void)state;
@@ -324,6 +383,7 @@ int main(void)
         TEST(four_clips_are_learnt_by_heart),
         TEST(single_frames_train),
         TEST(new_modules_begin_with_the_image_network),
+        TEST(a_video_network_begins_with_an_image_network),
         TEST(broken_clips_are_reported_and_replaced),
         TEST(only_broken_clips_are_an_error),
         TEST(a_rate_beyond_all_measure_stops_and_names_the_clip),

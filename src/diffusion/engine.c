@@ -169,7 +169,8 @@ static int silence_leaf(Params *p, Weight *w)
     return GIMBAL_OK;
 }
 
-/* What training begins without. A new motion module's first contribution is nothing (Guo et al., section 4.2). */
+/* What training begins without. A new motion module's first contribution is nothing (Guo et al.,
+ * section 4.2). */
 static int begin_fresh(gimbal_engine *e, gimbal_error *err)
 {
     static const char *const everything[] = {"*", NULL};

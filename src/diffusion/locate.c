@@ -14,7 +14,7 @@
 
 static const struct {
     const char *name, *config;
-    bool weights, at_top; /* at_top: its config lies in the model folder itself */
+    bool weights;
 } parts[PART_COUNT] = {
     [PART_UNET] = {"unet", "config.json", true},
     [PART_MOTION] = {"motion_adapter", "config.json", true},
@@ -23,7 +23,7 @@ static const struct {
     [PART_TOKENIZER] = {"tokenizer", "tokenizer_config.json", false},
     [PART_SCHEDULER] = {"scheduler", "scheduler_config.json", false},
     [PART_RESIDUAL] = {"residual", "config.json", true},
-    [PART_SPLIT] = {"noise_split", "videofusion.json", false, true},
+    [PART_SPLIT] = {"noise_split", "videofusion.json", false},
 };
 
 const char *part_name(PartKind kind)
@@ -84,8 +84,8 @@ int locate_part(Part *part, PartKind kind, const char *model, Arena *keep, gimba
     char dir[PATH_ROOM], config[PATH_ROOM], names[256];
     const bool split = is_split(model);
     const char *name = split && kind == PART_UNET ? "base" : part_name(kind);
-    if (parts[kind].at_top)
-        snprintf(dir, sizeof dir, "%s", model); /* a model folder's path fits */
+    if (kind == PART_SPLIT)
+        snprintf(dir, sizeof dir, "%s", model); /* the folder itself, whose path fits */
     else
         TRY(path_join(dir, model, name, err));
     TRY(path_join(config, dir, part_config(kind), err));

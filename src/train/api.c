@@ -225,6 +225,16 @@ static int split_data(struct gimbal_trainer *t, gimbal_error *err)
 
 /* ---- begin and end ------------------------------------------------------------------------------- */
 
+static void say_fresh(const struct gimbal_trainer *t)
+{
+    char text[128];
+    const gimbal_train_event e = {.what = GIMBAL_TRAIN_NOTE, .text = text};
+    snprintf(text, sizeof text, "%d parameters that the model's files lack begin with random values",
+             t->engine->fresh);
+    if (t->engine->fresh && t->event)
+        t->event(t->user, &e);
+}
+
 static int begin(struct gimbal_trainer *t, const gimbal_train_settings *s, int resume, gimbal_error *err)
 {
     bool found = false;
@@ -235,6 +245,7 @@ static int begin(struct gimbal_trainer *t, const gimbal_train_settings *s, int r
     TRY(take_memory(t, err));
     TRY(begin_values(t, err));
     TRY(open_caches(t, err));
+    say_fresh(t);
     return resume ? checkpoint_load(t, &found, err) : GIMBAL_OK;
 }
 

@@ -232,7 +232,6 @@ int ref_embed_back(Cx *cx, const Call *call)
     return 0;
 }
 
-/* One double sum in memory order: a loss is read far more often than it is waited for. */
 /* Rows of the first dimension: r / per of row r; one for all without weights. */
 static int64_t mse_parts(const Call *call, int64_t *per)
 {
@@ -241,6 +240,7 @@ static int64_t mse_parts(const Call *call, int64_t *per)
     return parts;
 }
 
+/* Double sums in memory order: a loss is read far more often than it is waited for. */
 int ref_mse(Cx *cx, const Call *call)
 {
     const Tensor *x = call->in[0], *target = call->in[1];
