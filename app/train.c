@@ -270,16 +270,19 @@ static void training_free(Training *t)
     free(t->checkpoint);
 }
 
+static int run_ranks(Training *t, const Args *args, gimbal_error *err)
+{
+    TRY(ranks_begin(&t->ranks, err));
+    return ranks_end(&t->ranks, work(t, args, err), err);
+}
+
 static int run(const Args *args, gimbal_error *err)
 {
     Training t = {.log = train_log()};
     args_defaults(&command_train, &t.flags);
-    TRY(args_apply(args, &t.flags, err));
-    if (t.flags.page)
-        return make_page(args, t.flags.page, err);
-    int code = ranks_begin(&t.ranks, err);
+    int code = args_apply(args, &t.flags, err);
     if (!code)
-        code = ranks_end(&t.ranks, work(&t, args, err), err);
+        code = t.flags.page ? make_page(args, t.flags.page, err) : run_ranks(&t, args, err);
     training_free(&t);
     return t.ranks.rank ? GIMBAL_OK : code; /* what happened is rank 0's to tell */
 }

@@ -15,8 +15,8 @@
 
 /* What --data names, to learn from: "toyworld", "toyworld:count=4096,first=0", or a folder of clips and
  * pictures with captions; see train_data.c. Files without a caption and the like are left out, and named on
- * stderr unless quiet. The caller calls out->close. EUSAGE: no such place; EFORMAT: nothing in it that can be learnt from, or
- * a list without the columns that are needed; EIO, ENOMEM. */
+ * stderr unless quiet. The caller calls out->close. EUSAGE: no such place; EFORMAT: nothing in it that can be
+ * learnt from, or a list without the columns that are needed; EIO, ENOMEM. */
 int clips_open(const char *spec, bool quiet, gimbal_clips *out, gimbal_error *);
 
 /* ---- the subcommand: train.c ------------------------------------------------------------- */

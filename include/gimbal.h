@@ -144,9 +144,10 @@ typedef struct {
     double eta;       /* DDIM's eta: 0 deterministic, 1 DDPM-like */
     double strength;  /* with `clip`: share of the steps that is run; 0 keeps the clip, 1 forgets it */
     uint64_t seed;
-    uint64_t base_seed; /* of the noise that all frames share alone ("shared", "mixed"), so that clips of other
-                           seeds have the same base, or clips of one seed other ones; 0: as seed. philox only */
-    const char *rng;         /* "philox" (gimbal's own) or "torch" (PyTorch's CPU generator) */
+    uint64_t
+        base_seed;   /* of the noise that all frames share alone ("shared", "mixed"), so that clips of other
+                        seeds have the same base, or clips of one seed other ones; 0: as seed. philox only */
+    const char *rng; /* "philox" (gimbal's own) or "torch" (PyTorch's CPU generator) */
     const char *sampler;     /* registry "sampler" */
     const char *spacing;     /* "leading", "linspace", "trailing" */
     const char *betas;       /* "linear", "scaled_linear" */
@@ -195,8 +196,8 @@ typedef struct {
     const gimbal_option *options;     /* NULL: none */
 } gimbal_plugin;
 
-/* The i-th entry of registry `kind` ("noise", "reinit", "sampler", "family", "metric"), from 0; EUSAGE past
- * the end. What *out points to is constant. */
+/* The i-th entry of registry `kind` ("noise", "reinit", "sampler", "family", "metric", "recipe"), from 0;
+ * EUSAGE past the end. What *out points to is constant. */
 GIMBAL_API int gimbal_plugin_at(const char *kind, int i, gimbal_plugin *out);
 
 /* ---- engine: a loaded model, immutable, may be shared by threads ------------------------- */
@@ -345,28 +346,34 @@ GIMBAL_API void gimbal_cancel(gimbal_session *);
 
 /* A picture rgb [h][w][3] of any size as pixels [height][width][3] in -1..1 (rgb / 255 * 2 - 1). fit:
  *   "crop"     ConsistI2V's own way: the smaller side becomes `height` (whatever `width` is), then the middle
- * is cut out; where that is smaller than asked for, black is put around it "pad"      the whole picture as
- * large as fits, black around it "stretch"  the whole picture, its proportions changed NULL: "crop".
- * Bilinear, without antialiasing, as the model was trained. EUSAGE, ENOMEM. */
+ *              is cut out; where that is smaller than asked for, black is put around it
+ *   "pad"      the whole picture as large as fits, black around it
+ *   "stretch"  the whole picture, its proportions changed
+ * NULL: "crop". Bilinear, without antialiasing, as the model was trained. EUSAGE, ENOMEM. */
 GIMBAL_API int gimbal_fit(const uint8_t *rgb, int w, int h, const char *fit, int width, int height,
                           float *pixels, gimbal_error *err);
 
 /* A camera moving over that picture: pixels [frames][height][width][3] in -1..1, for settings.reference (and
- * their first frame for settings.image). Frame i is at time i / frames of a published move, and at i /
- * (frames - 1) of ours. spec: "none"                    the picture as "crop" has it, in every frame
+ * their first frame for settings.image). Frame i is at time i / frames of a published move, and at
+ * i / (frames - 1) of ours. spec:
+ *   "none"                    the picture as "crop" has it, in every frame
  *   "pan-left", "pan-right"   ConsistI2V's: the smaller side becomes `height`, a window of the whole height
- * moves along; EUSAGE where the picture is then narrower than `width` (portraits) "zoom-in", "zoom-out"
- * ConsistI2V's: squares between the whole and two thirds of the smaller side; EUSAGE unless width equals
- * height. The published zoom-out fails; this is what it means "tilt-up", "tilt-down", "diagonal", "roll"
- * ours: up, down, from the upper left to the lower right, a turn of 20 degrees clockwise, each with a window
- * that stays inside the picture "path:FILE"               ours: JSON {"frames": [{"time": 0, "x": 0.5, "y":
- * 0.5, "scale": 1, "angle": 0}, ..]} key frames in order of time (0..1), linear between them, the first and
- * the last kept outside; x, y: the window's middle, 0..1 of the picture; scale: 1 = the largest upright
- * window that fits, 0.5 = half as wide; angle: degrees clockwise Windows of ours that leave the picture are
- * moved and, if need be, shrunk until they fit: *clamped (may be NULL) is the number of frames where that was
- * so. boxes (may be NULL) [frames][4]: top, left, height, width of each window; of published moves in the
- * resized picture, of ours, before they are turned, in the given one. Width, height: as large as settings'.
- * EUSAGE, EFORMAT, EIO, ENOMEM. */
+ *                             moves along; EUSAGE where the picture is then narrower than `width` (portraits)
+ *   "zoom-in", "zoom-out"     ConsistI2V's: squares between the whole and two thirds of the smaller side;
+ *                             EUSAGE unless width equals height. The published zoom-out fails; this is what
+ *                             it means
+ *   "tilt-up", "tilt-down", "diagonal", "roll"
+ *                             ours: up, down, from the upper left to the lower right, a turn of 20 degrees
+ *                             clockwise, each with a window that stays inside the picture
+ *   "path:FILE"               ours: JSON {"frames": [{"time": 0, "x": 0.5, "y": 0.5, "scale": 1,
+ *                             "angle": 0}, ..]}: key frames in order of time (0..1), linear between them, the
+ *                             first and the last kept outside; x, y: the window's middle, 0..1 of the
+ *                             picture; scale: 1 = the largest upright window that fits, 0.5 = half as wide;
+ *                             angle: degrees clockwise
+ * Windows of ours that leave the picture are moved and, if need be, shrunk until they fit: *clamped (may be
+ * NULL) is the number of frames where that was so. boxes (may be NULL) [frames][4]: top, left, height, width
+ * of each window; of published moves in the resized picture, of ours, before they are turned, in the given
+ * one. Width, height: as large as settings'. EUSAGE, EFORMAT, EIO, ENOMEM. */
 GIMBAL_API int gimbal_camera(const char *spec, const uint8_t *rgb, int w, int h, int width, int height,
                              int frames, float *pixels, int (*boxes)[4], int *clamped, gimbal_error *err);
 
@@ -539,54 +546,54 @@ typedef struct {
  * 0 and texts that are NULL: the recipe's own, or the model's. Texts are borrowed until gimbal_train_begin
  * returns. */
 typedef struct {
-    size_t size;         /* sizeof(gimbal_train_settings), set by gimbal_train_defaults */
-    const char *recipe;  /* registry "recipe": "motion", "image", "consisti2v", "videofusion" */
-    const char *model;   /* model folder to begin from */
-    const char *motion;  /* motion adapter to begin from; NULL: the model folder's own */
-    int fresh;           /* 1: what is trained begins with random values, not with the file's */
-    const char *train;   /* which parameters: patterns with *, commas between; NULL: the recipe's */
-    int steps;           /* optimiser steps */
-    int batch;           /* clips per step, over all ranks */
-    int micro;           /* clips of one forward and backward; batch is a multiple of ranks x micro */
+    size_t size;        /* sizeof(gimbal_train_settings), set by gimbal_train_defaults */
+    const char *recipe; /* registry "recipe": "motion", "image", "consisti2v", "videofusion" */
+    const char *model;  /* model folder to begin from */
+    const char *motion; /* motion adapter to begin from; NULL: the model folder's own */
+    int fresh;          /* 1: what is trained begins with random values, not with the file's */
+    const char *train;  /* which parameters: patterns with *, commas between; NULL: the recipe's */
+    int steps;          /* optimiser steps */
+    int batch;          /* clips per step, over all ranks */
+    int micro;          /* clips of one forward and backward; batch is a multiple of ranks x micro */
     int frames, frame_stride, width, height; /* of what is learnt; frame_stride of the source's frames */
-    double flip;         /* probability of mirroring a clip (text that says left or right then lies) */
-    double lr, base_lr;  /* learning rate; videofusion: of the residual's network, and of the base's */
+    double flip;          /* probability of mirroring a clip (text that says left or right then lies) */
+    double lr, base_lr;   /* learning rate; videofusion: of the residual's network, and of the base's */
     const char *schedule; /* "constant", "linear", "cosine", "cosine_with_restarts", "polynomial",
                              "piecewise:1:10,0.1:20,0.01", as diffusers computes them */
-    int warmup;          /* optimiser steps from factor 0 to 1 */
+    int warmup;           /* optimiser steps from factor 0 to 1 */
     double beta1, beta2, eps, decay; /* AdamW (Loshchilov and Hutter 2019), as PyTorch computes it */
-    double clip;         /* largest global norm of the gradient; 0: not clipped */
-    double ema;          /* largest decay of the running mean of parameters; 0: none */
-    int ema_warmup;      /* 0: decay (1+s)/(10+s); 1: 1 - (1+s)^-ema_power (diffusers' EMAModel) */
+    double clip;                     /* largest global norm of the gradient; 0: not clipped */
+    double ema;                      /* largest decay of the running mean of parameters; 0: none */
+    int ema_warmup; /* 0: decay (1+s)/(10+s); 1: 1 - (1+s)^-ema_power (diffusers' EMAModel) */
     double ema_power;
-    double snr_gamma;    /* min-SNR weighting (Hang et al. 2023); 0: none */
-    int debiased; /* 1: weight 1/sqrt(min(SNR, 1000)), of v 1/(SNR + 1) (Yu et al., Debias the Training of
-                     Diffusion Models, 2024): noisy timesteps, where layout and motion are decided, count
-                     as much as clear ones; not with snr_gamma */
+    double snr_gamma; /* min-SNR weighting (Hang et al. 2023); 0: none */
+    int debiased;     /* 1: weight 1/sqrt(min(SNR, 1000)), of v 1/(SNR + 1) (Yu et al., Debias the Training of
+                         Diffusion Models, 2024): noisy timesteps, where layout and motion are decided, count
+                         as much as clear ones; not with snr_gamma */
     double caption_dropout, image_dropout; /* probability of the empty caption; of no first frame */
-    double noise_offset; /* of one normal number a clip and channel */
-    const char *prediction; /* "epsilon", "v_prediction"; NULL: the model's */
-    const char *betas;      /* as in gimbal_settings */
+    double noise_offset;                   /* of one normal number a clip and channel */
+    const char *prediction;                /* "epsilon", "v_prediction"; NULL: the model's */
+    const char *betas;                     /* as in gimbal_settings */
     const char *motion_norm;
-    const char *noise;   /* registry "noise": of the noise that is learnt from; NULL: white */
-    double lambda;       /* videofusion: share of the base noise off the key frame, in [0, 1) */
-    int key_frame;       /* videofusion: counted from 0; the recipe's own is floor(frames / 2) - 1 */
+    const char *noise;    /* registry "noise": of the noise that is learnt from; NULL: white */
+    double lambda;        /* videofusion: share of the base noise off the key frame, in [0, 1) */
+    int key_frame;        /* videofusion: counted from 0; the recipe's own is floor(frames / 2) - 1 */
     const char *residual; /* videofusion: how the residual's network of an image model begins: "base": as the
                              base's, and reads its frames at unit variance; "new": at random */
-    int freeze_base;     /* videofusion: 1: the base is not trained */
-    int stop_gradient;   /* videofusion: 0: as in the ablation, gradients of the residual reach the base */
+    int freeze_base;      /* videofusion: 1: the base is not trained */
+    int stop_gradient;    /* videofusion: 0: as in the ablation, gradients of the residual reach the base */
     uint64_t seed;
-    const char *dtype;   /* as in gimbal_settings; masters, moments, norms and sums stay float32 */
-    int recompute;       /* 1: blocks keep their inputs only and run again in backward; 0: not; -1: where memory
-                            is short. Gradients are the same to the bit */
+    const char *dtype; /* as in gimbal_settings; masters, moments, norms and sums stay float32 */
+    int recompute;     /* 1: blocks keep their inputs only and run again in backward; 0: not; -1: where memory
+                          is short. Gradients are the same to the bit */
     int threads;
-    int save_every;      /* steps between checkpoints */
-    int keep;            /* checkpoints that stay; 0: all */
-    int validate_every;  /* steps between looks at the validation set; 0: never */
-    int validation;      /* clips of it: the last ones of the data, which are never learnt from */
+    int save_every;        /* steps between checkpoints */
+    int keep;              /* checkpoints that stay; 0: all */
+    int validate_every;    /* steps between looks at the validation set; 0: never */
+    int validation;        /* clips of it: the last ones of the data, which are never learnt from */
     const char *save_type; /* "F32", "F16", "BF16": of exported weights */
-    const char *cache;   /* folder for encoded frames and captions; NULL: output/cache; "none": no cache */
-    int allow_change;    /* resuming: another batch, data set or schedule is allowed, and noted */
+    const char *cache;     /* folder for encoded frames and captions; NULL: output/cache; "none": no cache */
+    int allow_change;      /* resuming: another batch, data set or schedule is allowed, and noted */
 } gimbal_train_settings;
 
 /* The table behind it: names are the command line's long flags without dashes. */
@@ -597,14 +604,14 @@ GIMBAL_API int gimbal_train_defaults(gimbal_train_settings *, const char *recipe
 /* What training would need: bytes of this process. activations: planned tensors and scratch, with and without
  * recomputation, for one micro-batch. */
 typedef struct {
-    int64_t parameters, trained, tensors;  /* of the networks; those that learn; their number */
-    uint64_t weights_bytes;                /* mapped files of the networks */
+    int64_t parameters, trained, tensors; /* of the networks; those that learn; their number */
+    uint64_t weights_bytes;               /* mapped files of the networks */
     uint64_t master_bytes, gradient_bytes, moment_bytes, ema_bytes;
     uint64_t activation_bytes, recompute_bytes; /* without and with recomputation */
-    uint64_t anon_bytes;                   /* predicted peak of anonymous memory, as settings say */
-    uint64_t limit_bytes;                  /* as in gimbal_cost */
-    double flops;                          /* of a clip's forward, backward and recomputation */
-    double seconds;                        /* predicted, of one optimiser step of this rank */
+    uint64_t anon_bytes;                        /* predicted peak of anonymous memory, as settings say */
+    uint64_t limit_bytes;                       /* as in gimbal_cost */
+    double flops;                               /* of a clip's forward, backward and recomputation */
+    double seconds;                             /* predicted, of one optimiser step of this rank */
 } gimbal_train_cost;
 GIMBAL_API int gimbal_train_predict(const gimbal_train_settings *, int ranks, gimbal_train_cost *out,
                                     gimbal_error *err);
@@ -622,7 +629,7 @@ enum { GIMBAL_TRAIN_BANDS = 5 }; /* equal parts of the timesteps, the clearest f
 typedef struct {
     gimbal_train_what what;
     int step, steps, done, total;
-    double loss;            /* of this step, unweighted by min-SNR where that is on: `weighted` is what is learnt */
+    double loss; /* of this step, unweighted by min-SNR where that is on: `weighted` is what is learnt */
     double weighted;
     double norm, base_norm; /* of the gradient, before clipping; of the base network (videofusion) */
     double lr, clips_per_second, elapsed, eta;
@@ -635,17 +642,18 @@ typedef struct gimbal_trainer gimbal_trainer;
  * `output`, whose other ones are named in notes. output: a folder, made if it is not there; EUSAGE when it
  * holds checkpoints and resume is 0. The clips and ranks must outlive the trainer. `event` may be NULL;
  * nonzero from it stops after the step and its checkpoint. On success *out is the caller's, to be given to
- * gimbal_train_end. EUSAGE: a setting, nothing to train, a checkpoint of another recipe; EMODEL; ENOMEM; EIO. */
+ * gimbal_train_end. EUSAGE: a setting, nothing to train, a checkpoint of another recipe; EMODEL; ENOMEM; EIO.
+ */
 GIMBAL_API int gimbal_train_begin(gimbal_trainer **out, const gimbal_train_settings *, const gimbal_clips *,
                                   const gimbal_ranks *, const char *output, int resume,
                                   int (*event)(void *user, const gimbal_train_event *), void *user,
                                   gimbal_error *err);
-/* Steps until all are made; a checkpoint every save_every steps and at the end. ECANCEL after gimbal_train_stop
- * or when the callback says so: the step under way is finished and a checkpoint saved. EVALUE: the loss is not
- * finite; names step and clip; the last checkpoint stays. EIO: after a failed save training goes on and tries
- * again at the next one; the last one's failure is returned. */
+/* Steps until all are made; a checkpoint every save_every steps and at the end. ECANCEL after
+ * gimbal_train_stop or when the callback says so: the step under way is finished and a checkpoint saved.
+ * EVALUE: the loss is not finite; names step and clip; the last checkpoint stays. EIO: after a failed save
+ * training goes on and tries again at the next one; the last one's failure is returned. */
 GIMBAL_API int gimbal_train_run(gimbal_trainer *, gimbal_error *err);
-GIMBAL_API void gimbal_train_stop(gimbal_trainer *); /* async-signal-safe */
+GIMBAL_API void gimbal_train_stop(gimbal_trainer *);      /* async-signal-safe */
 GIMBAL_API int gimbal_train_step(const gimbal_trainer *); /* optimiser steps made so far */
 GIMBAL_API void gimbal_train_end(gimbal_trainer *);       /* NULL is fine */
 

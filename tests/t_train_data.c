@@ -176,7 +176,8 @@ static void the_world_of_shapes(void **state)
     c.close(c.self), d.close(d.self);
     gimbal_error err = {0};
     check_fails(clips_open("toyworld:count=x", false, &c, &err), GIMBAL_EUSAGE, err, "count");
-    check_fails(clips_open("toyworlds", false, &c, &err), GIMBAL_EUSAGE, err, "--data toyworlds: No such file");
+    check_fails(clips_open("toyworlds", false, &c, &err), GIMBAL_EUSAGE, err,
+                "--data toyworlds: No such file");
 }
 
 /* ---- frames ------------------------------------------------------------------------------ */

@@ -17,8 +17,10 @@ static const char *name_of(void *self, int64_t i)
     (void)self, (void)i;
     return "a golden clip";
 }
-static const gimbal_clips no_clips = {
-    .count = 8, .identity = "00000000000000000000000000000000000000000000000000000000000000ff", .name = name_of};
+static const gimbal_clips no_clips = {.count = 8,
+                                      .identity =
+                                          "00000000000000000000000000000000000000000000000000000000000000ff",
+                                      .name = name_of};
 
 static SafeTensors *open_gold(const char *name)
 {
@@ -212,7 +214,9 @@ static void check_params(const gimbal_trainer *t, const SafeTensors *st, const f
             const char *prefix;
             const float *have;
             double bound;
-        } part[] = {{"param.", t->set.value, 0}, {"ema.", t->set.ema, 2e-5}, {"m.", t->set.m, 1e-4},
+        } part[] = {{"param.", t->set.value, 0},
+                    {"ema.", t->set.ema, 2e-5},
+                    {"m.", t->set.m, 1e-4},
                     {"v.", t->set.v, 1e-4}};
         for (int k = 0; k < COUNT(part); k++) {
             char name[200];
@@ -224,7 +228,8 @@ static void check_params(const gimbal_trainer *t, const SafeTensors *st, const f
             double sum[2] = {0};
             add_squares(have, want, p->count, sum);
             if (k) {
-                check(sqrt(sum[0]) <= part[k].bound * sqrt(sum[1]), "%s: %.2e off", name, sqrt(sum[0] / sum[1]));
+                check(sqrt(sum[0]) <= part[k].bound * sqrt(sum[1]), "%s: %.2e off", name,
+                      sqrt(sum[0] / sum[1]));
                 continue;
             }
             for (int64_t j = 0; j < p->count; j++)
@@ -234,7 +239,8 @@ static void check_params(const gimbal_trainer *t, const SafeTensors *st, const f
     }
     check(seen > 0, "no parameters to compare");
     if (seen == t->set.n)
-        check(sqrt(all[0] / all[1]) < 5e-4, "the change of all parameters is %.2e off", sqrt(all[0] / all[1]));
+        check(sqrt(all[0] / all[1]) < 5e-4, "the change of all parameters is %.2e off",
+              sqrt(all[0] / all[1]));
 }
 
 /* One row of the table of changes: every tensor's, also those that the file does not hold. */
@@ -280,7 +286,8 @@ static void run_steps(const Steps *run, const gimbal_train_settings *s, bool zer
                 (loss[0] * (double)t->batch.weight[0] + loss[1] * (double)t->batch.weight[1]) / 2;
             check_near(have, want, 2e-6 * want, "%s: loss of micro-batch %d", run->name, row);
         }
-        check_near(trainer_lr(t, 0), gold(st, "lr", NULL)[i], 1e-6 * s->lr, "%s: rate of step %d", run->name, i);
+        check_near(trainer_lr(t, 0), gold(st, "lr", NULL)[i], 1e-6 * s->lr, "%s: rate of step %d", run->name,
+                   i);
         check_ok(trainer_update(t, norm, &err), err);
         const double want = gold(st, "norm", NULL)[i];
         check_near(norm[0], want, 5e-6 * want, "%s: norm of step %d", run->name, i);

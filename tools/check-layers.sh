@@ -13,9 +13,9 @@ allowed() { # folder -> the folders whose headers it may include
     signal) echo "base signal" ;;
     io) echo "base tensor io" ;;
     model) echo "base tensor io model" ;;
-    diffusion) echo "base tensor signal io model metric diffusion" ;; # metric: for the public list of plug-ins
+    diffusion) echo "base tensor signal io model diffusion" ;;
     metric) echo "base tensor signal io model metric" ;;
-    train) echo "base tensor signal io model diffusion train" ;;
+    train) echo "base tensor signal io model metric diffusion train" ;; # metric: for the public list of plug-ins
     media) echo "base media" ;;
     flow) echo "base flow" ;;
     stats) echo "base stats" ;;

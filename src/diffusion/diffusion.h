@@ -206,6 +206,8 @@ SAMPLERS(SAMPLER_EXTERN)
 int noise_parse(const char *spec, const Noise **, void **self, Arena *keep, gimbal_error *err);
 int reinit_parse(const char *spec, const Reinit **, void **self, Arena *keep, gimbal_error *err);
 int sampler_parse(const char *spec, const Sampler **, void **self, Arena *keep, gimbal_error *err);
+/* This folder's part of gimbal_plugin_at. EUSAGE: none of its kinds, or past the end; i >= 0. */
+int diffusion_plugin_at(const char *kind, int i, gimbal_plugin *out);
 
 /* A prior over white noise, as a Source. */
 typedef struct {

@@ -5,11 +5,13 @@
  * and of the image, where frame 0 of x is one: y is x with noise in that frame (Ren et al., ConsistI2V,
  * equation 5; the noise is that of the pass's start all the way, as in their code)
  *
- *     raw = e(y, negative) + cfg_image (e(x, negative) - e(y, negative)) + cfg (e(x, prompt) - e(x,
- * negative))
+ *     raw = e(y, negative) + cfg_image (e(x, negative) - e(y, negative))
+ *           + cfg (e(x, prompt) - e(x, negative))
  *
- * With two branches `rescale` brings raw back to the prompt's deviation, of all values but a held frame's:
- * raw (phi std(e(x, prompt)) / std(raw) + 1 - phi)                      Lin et al., 2023, equations 15, 16
+ * With two branches `rescale` brings raw back to the prompt's deviation, of all values but a held frame's
+ * (Lin et al., 2023, equations 15, 16):
+ *
+ *     raw (phi std(e(x, prompt)) / std(raw) + 1 - phi)
  *
  * Both halves are one call that gives 2F frames, rows [negative, prompt], so that every weight is read once;
  * x and the timestep are given once, and the network computes both halves' common beginning once. The keys

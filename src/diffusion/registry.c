@@ -6,7 +6,6 @@
  *
  * Knows names and option tables. Refuses to know what a plug-in does. */
 #include "diffusion/diffusion.h"
-#include "metric/metric.h" /* the table's rows alone */
 
 #include <string.h>
 
@@ -107,23 +106,14 @@ int sampler_parse(const char *spec, const Sampler **sampler, void **self, Arena 
     return GIMBAL_OK;
 }
 
-int gimbal_plugin_at(const char *kind, int i, gimbal_plugin *out)
+int diffusion_plugin_at(const char *kind, int i, gimbal_plugin *out)
 {
     const Registry *const registries[] = {&noise_registry, &reinit_registry, &sampler_registry};
-    if (!kind || !out || i < 0)
-        return GIMBAL_EUSAGE;
     for (int r = 0; r < COUNT(registries); r++)
         if (!strcmp(kind, registries[r]->kind) && i < registries[r]->count) {
             const Row *row = &registries[r]->rows[i];
             *out = (gimbal_plugin){*row->name, *row->help, *row->source, *row->options};
             return GIMBAL_OK;
         }
-    const Metric *metric = strcmp(kind, "metric") ? NULL : metric_at(i);
-    if (metric)
-        *out = (gimbal_plugin){metric->name, metric->help, metric->source, NULL};
-    const Family *family = strcmp(kind, "family") ? NULL : family_at(i);
-    if (!family)
-        return metric ? GIMBAL_OK : GIMBAL_EUSAGE;
-    *out = (gimbal_plugin){family->name, family->help, family->source, NULL};
-    return GIMBAL_OK;
+    return GIMBAL_EUSAGE;
 }

@@ -144,7 +144,8 @@ int bind_weights(const WeightSet *, const char *prefix, void (*params)(void *sel
                  const char *const *ignore, const Rename *renames, gimbal_error *err);
 /* For training that begins with less than the network, as ConsistI2V's with an image model: parameters that
  * match `fresh` (as `ignore`) and that the set lacks get values of their own, weight_begin's, from `keep`.
- * bind_weights does not miss them then. set NULL: it lacks everything. *made (may be NULL): how many. ENOMEM. */
+ * bind_weights does not miss them then. set NULL: it lacks everything. *made (may be NULL): how many. ENOMEM.
+ */
 int bind_fresh(const WeightSet *, const char *prefix, void (*params)(void *self, Params *), void *self,
                const char *const *fresh, uint64_t seed, Arena *keep, int *made, gimbal_error *err);
 

@@ -109,7 +109,8 @@ typedef struct Cx {
      * runs. */
     void (*tap)(void *user, const char *module, const Tensor *output);
     void *tap_user;
-    /* Called after every step of plan_run; for work beside it, such as sending gradients that are finished. */
+    /* Called after every step of plan_run; for work beside it, such as sending gradients that are finished.
+     */
     void (*stepped)(void *user, const Plan *, int step);
     void *stepped_user;
     /* the rest belongs to tensor/ */

@@ -186,7 +186,7 @@ static int motion_parts(void *self, struct gimbal_trainer *t, TrainPart parts[4]
 static const char *motion_patterns(const struct gimbal_trainer *t)
 {
     return t->engine->part[PART_MOTION].dir ? "*motion_modules*"
-                                                : "*temp_convs*,*temp_attentions*,transformer_in*";
+                                            : "*temp_convs*,*temp_attentions*,transformer_in*";
 }
 
 static void motion_defaults(gimbal_train_settings *s)

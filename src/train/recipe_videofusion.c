@@ -1,11 +1,11 @@
 /* recipe_videofusion.c: two image U-Nets that share a clip's noise, learnt together (Luo et al., VideoFusion,
  * CVPR 2023, section 4.3): the base's from the key frame k, the residual's from all others.
  *
- *     bhat   = base(z_k, t)                        z_k = a x_k + s b          a = sqrt(abar), s = sqrt(1 -
- * abar) z'_i   = z_i - sqrt(l_i) s [bhat]            z_i = a x_i + s e_i,  e_i = sqrt(l_i) b + sqrt(1 - l_i)
- * r_i rhat_i = residual(z'_i, t, i)                i counted from 1 L = 1/(batch F) sum over clips of weight
- * ( |b - bhat|^2
- *                                  + sum over i != k of |e_i - sqrt(l_i) [bhat] - sqrt(1 - l_i) rhat_i|^2 )
+ *     bhat   = base(z_k, t)                        z_k = a x_k + s b,    a = sqrt(abar), s = sqrt(1 - abar)
+ *     z'_i   = z_i - sqrt(l_i) s [bhat]            z_i = a x_i + s e_i,  e_i = sqrt(l_i) b + sqrt(1 - l_i) r_i
+ *     rhat_i = residual(z'_i, t, i)                i counted from 1
+ *     L = 1/(batch F) sum over clips of weight ( |b - bhat|^2
+ *                       + sum over i != k of |e_i - sqrt(l_i) [bhat] - sqrt(1 - l_i) rhat_i|^2 )
  *
  * [bhat] enters as a number: no gradient of the residual's terms reaches the base, which would be spoilt by
  * them at the beginning. So there are two graphs with a tape each: the base's forward, whose result is plain

@@ -74,8 +74,8 @@ typedef struct {
     } rule[16];
     double last; /* of LR_PIECEWISE, behind all rules */
 } LrSchedule;
-/* "constant", "linear", "cosine[:CYCLES]" (0.5), "cosine_with_restarts[:CYCLES]" (1), "polynomial[:POWER]" (1),
- * "piecewise:1:10,0.1:20,0.01", which knows no warm-up; EUSAGE names the known ones. */
+/* "constant", "linear", "cosine[:CYCLES]" (0.5), "cosine_with_restarts[:CYCLES]" (1), "polynomial[:POWER]"
+ * (1), "piecewise:1:10,0.1:20,0.01", which knows no warm-up; EUSAGE names the known ones. */
 int lr_parse(LrSchedule *, const char *text, int64_t warmup, int64_t total, double lr, gimbal_error *err);
 double lr_factor(const LrSchedule *, int64_t done); /* done: optimiser steps already made */
 
@@ -83,20 +83,21 @@ double lr_factor(const LrSchedule *, int64_t done); /* done: optimiser steps alr
 
 typedef struct {
     Weight *w;
-    int net;     /* of the recipe's networks: its learning rate, clipping and prefix */
+    int net;           /* of the recipe's networks: its learning rate, clipping and prefix */
     int64_t at, count; /* in the flat arrays; at is a multiple of 16 */
 } Param;
 enum { MAX_NETS = 2 };
 typedef struct {
     Param *p;
     int n;
-    int64_t total;              /* floats of each flat array, padding included (zeros) */
-    int64_t begin[MAX_NETS + 1]; /* net i: [begin[i], begin[i+1]) */
+    int64_t total;                     /* floats of each flat array, padding included (zeros) */
+    int64_t begin[MAX_NETS + 1];       /* net i: [begin[i], begin[i+1]) */
     float *value, *grad, *m, *v, *ema; /* [total]; ema NULL: none */
-    int64_t parameters;         /* of all networks, frozen ones too; without tables of positions */
+    int64_t parameters;                /* of all networks, frozen ones too; without tables of positions */
     int nets;
 } TrainSet;
-/* What stands before a parameter's name where a recipe has two networks: "residual." of net 0, "base." of 1. */
+/* What stands before a parameter's name where a recipe has two networks: "residual." of net 0, "base." of 1.
+ */
 extern const char *const net_names[MAX_NETS];
 enum { PARAM_NAME = 200 };
 void param_name(const TrainSet *, int net, const Weight *, char out[PARAM_NAME]);
@@ -105,15 +106,15 @@ typedef struct {
     void *self;
     int net;
 } TrainPart;
-/* Walks the parts; parameters whose name matches a pattern of `patterns` ("*motion_modules*,conv_in.*") become
- * trainable: Weight.trainable. Values are not touched yet. Patterns are held against param_name, and
+/* Walks the parts; parameters whose name matches a pattern of `patterns` ("*motion_modules*,conv_in.*")
+ * become trainable: Weight.trainable. Values are not touched yet. Patterns are held against param_name, and
  * each must match something: EUSAGE with what a misspelt one is near to. Tables of
  * positions are never trained. */
 int set_mark(TrainSet *, const TrainPart *, int parts, const char *patterns, Arena *keep, gimbal_error *err);
 /* Parameters that no gradient reaches (told by the plan) stay as they are: neither decayed nor counted. */
 void set_drop(TrainSet *, const Plan *const *plans, int n);
-/* Takes the flat arrays; Weight.own and .grad point into value and grad; ema begins as value. ENOMEM; EMODEL: a
- * parameter has no value. */
+/* Takes the flat arrays; Weight.own and .grad point into value and grad; ema begins as value. ENOMEM; EMODEL:
+ * a parameter has no value. */
 int set_memory(TrainSet *, bool ema, gimbal_error *err);
 /* To be called while the networks still live: their weights are the file's again. */
 void set_free(TrainSet *);
@@ -124,15 +125,17 @@ void set_free(TrainSet *);
 typedef struct {
     int clips;
     gimbal_shape shape; /* of one clip */
-    float *x0, *noise, *z; /* clean latents times the scaling factor; N(0,1); sqrt(abar) x0 + sqrt(1-abar) noise */
-    float *context;        /* [B,77,D] */
-    float *target;         /* what the network is to give: noise, or v */
-    double *t;             /* [B] */
-    float *weight;         /* [B] min-SNR's, or 1 */
-    int *stride;           /* [B] frames of the film between two of the clip */
-    bool *no_image;        /* [B] the first frame is noised too (image dropout) */
+    float *x0, *noise,
+        *z;         /* clean latents times the scaling factor; N(0,1); sqrt(abar) x0 + sqrt(1-abar) noise */
+    float *context; /* [B,77,D] */
+    float *target;  /* what the network is to give: noise, or v */
+    double *t;      /* [B] */
+    float *weight;  /* [B] min-SNR's, or 1 */
+    int *stride;    /* [B] frames of the film between two of the clip */
+    bool *no_image; /* [B] the first frame is noised too (image dropout) */
     int64_t *sample, *clip; /* [B] global sample numbers; numbers in the data */
-    /* videofusion: base noise [B,h,w,C], residual noise rows, share of the base in each frame [F]; else NULL */
+    /* videofusion: base noise [B,h,w,C], residual noise rows, share of the base in each frame [F]; else NULL
+     */
     float *base, *residual;
     double *lambda;
 } Batch;
@@ -152,12 +155,12 @@ void batch_diffuse(const struct gimbal_trainer *, Batch *, int i);
 /* ---- what was encoded before: cache.c ---------------------------------------------------- */
 
 /* Records of `floats` numbers on disk, found by (clip, frame, flip): moments of one frame, or with frame -1 a
- * caption's context. One file per rank, NAME-KEY-RANK.bin, that grows at its end; a torn last record is cut off.
- * All ranks' files are read, and what is missing is looked for in what they have grown by. key: 64 hex digits
- * that name encoder, data set and size; KEY, its first 16: files of another key are left alone. */
+ * caption's context. One file per rank, NAME-KEY-RANK.bin, that grows at its end; a torn last record is cut
+ * off. All ranks' files are read, and what is missing is looked for in what they have grown by. key: 64 hex
+ * digits that name encoder, data set and size; KEY, its first 16: files of another key are left alone. */
 typedef struct Cache Cache;
-/* The folder is made where it is not there; its parent must be. EUSAGE, EIO, ENOMEM; EFORMAT: our file's name is
- * taken by something else. *out is the caller's, to be given to cache_close. */
+/* The folder is made where it is not there; its parent must be. EUSAGE, EIO, ENOMEM; EFORMAT: our file's name
+ * is taken by something else. *out is the caller's, to be given to cache_close. */
 int cache_open(Cache **out, const char *folder, const char *name, const char *key, int64_t floats, int rank,
                gimbal_error *err);
 bool cache_find(Cache *, int64_t clip, int frame, bool flip, float *out); /* checksum and all */
@@ -171,9 +174,10 @@ void cache_close(Cache *);
 typedef struct {
     const char *name, *help, *source;
     const char *(*patterns)(const struct gimbal_trainer *); /* what is trained */
-    size_t size;                 /* of its private struct, zeroed */
-    bool decomposed;             /* noise is a base and residuals: Batch.base, .residual, .lambda */
-    void (*lambda)(const void *self, const struct gimbal_trainer *, double *lambda); /* [F]; with decomposed */
+    size_t size;                                            /* of its private struct, zeroed */
+    bool decomposed; /* noise is a base and residuals: Batch.base, .residual, .lambda */
+    void (*lambda)(const void *self, const struct gimbal_trainer *,
+                   double *lambda);            /* [F]; with decomposed */
     void (*defaults)(gimbal_train_settings *); /* what it decides */
     /* The networks and their order: fills `parts`, returns how many; checks the model's family. */
     int (*parts)(void *self, struct gimbal_trainer *, TrainPart parts[4], gimbal_error *err);
@@ -182,9 +186,10 @@ typedef struct {
     size_t (*work_bytes)(const void *self);
     double (*flops)(const void *self); /* of a micro-batch's forward and backward */
     int (*plans)(const void *self, const Plan *out[4]);
-    /* Adds the batch's gradients, times 1/batch size; learn false: the loss alone. loss [B]: of each clip, the
-     * mean squared error, unweighted. */
-    int (*learn)(void *self, struct gimbal_trainer *, const Batch *, bool learn, double *loss, gimbal_error *err);
+    /* Adds the batch's gradients, times 1/batch size; learn false: the loss alone. loss [B]: of each clip,
+     * the mean squared error, unweighted. */
+    int (*learn)(void *self, struct gimbal_trainer *, const Batch *, bool learn, double *loss,
+                 gimbal_error *err);
     /* Writes what it learnt into a folder as model files. ema: of the running mean. */
     int (*save)(void *self, struct gimbal_trainer *, const char *folder, bool ema, gimbal_error *err);
     void (*free)(void *self);
@@ -192,7 +197,7 @@ typedef struct {
 #define RECIPES(X) X(motion) X(image) X(consisti2v) X(videofusion)
 #define RECIPE_EXTERN(name) extern const Recipe recipe_##name;
 RECIPES(RECIPE_EXTERN)
-const Recipe *recipe_at(int i); /* NULL past the end */
+const Recipe *recipe_at(int i);                               /* NULL past the end */
 const char *recipe_everything(const struct gimbal_trainer *); /* as patterns: all parameters */
 int recipe_find(const Recipe **, const char *name, gimbal_error *err);
 
@@ -201,7 +206,8 @@ int recipe_find(const Recipe **, const char *name, gimbal_error *err);
 /* The table's ranges and choices; what needs no model. */
 int train_check(const gimbal_train_settings *, gimbal_error *err);
 /* Fills what is left to the recipe and to the model; texts move into keep. */
-int train_fill(gimbal_train_settings *, const gimbal_engine *, const Recipe *, Arena *keep, gimbal_error *err);
+int train_fill(gimbal_train_settings *, const gimbal_engine *, const Recipe *, Arena *keep,
+               gimbal_error *err);
 
 /* ---- the loop: trainer.c ----------------------------------------------------------------- */
 
@@ -228,9 +234,9 @@ struct gimbal_trainer {
     const gimbal_clips *clips;
     const gimbal_ranks *ranks; /* never NULL: alone is one rank */
     const char *output;
-    int64_t learnt_from;       /* clips of the data that are not validation */
-    int64_t step, saved;       /* optimiser steps made; at the newest checkpoint */
-    double begun, seconds;     /* of this run; of a step, running mean */
+    int64_t learnt_from;   /* clips of the data that are not validation */
+    int64_t step, saved;   /* optimiser steps made; at the newest checkpoint */
+    double begun, seconds; /* of this run; of a step, running mean */
     int (*event)(void *, const gimbal_train_event *);
     void *user;
     atomic_int stop;
@@ -249,9 +255,9 @@ double trainer_lr(const struct gimbal_trainer *, int net); /* of the step that c
 
 /* ---- state on disk: checkpoint.c --------------------------------------------------------- */
 
-/* OUT/step-00012000: state.safetensors (param., m., v., ema. of every tensor; scalars as metadata), weights/ and
- * ema/ (what Recipe.save writes), manifest.json (sizes, SHA-256). Whole or not at all, on the disk when it
- * returns; older ones beyond `keep` go. Of one rank. */
+/* OUT/step-00012000: state.safetensors (param., m., v., ema. of every tensor; scalars as metadata), weights/
+ * and ema/ (what Recipe.save writes), manifest.json (sizes, SHA-256). Whole or not at all, on the disk when
+ * it returns; older ones beyond `keep` go. Of one rank. */
 int checkpoint_save(struct gimbal_trainer *, char folder[PATH_ROOM], gimbal_error *err);
 /* The output folder, made if it is not there; what dead runs left half written is removed. EUSAGE: it holds
  * checkpoints, and resume is 0. */
@@ -275,11 +281,13 @@ typedef struct {
     const char *config;       /* JSON text in place of the part's own; NULL: its own */
     const char *architecture; /* modelspec.architecture: "stable-diffusion-v1/motion-module" */
 } Export;
-/* folder/config.json and folder/diffusion_pytorch_model.safetensors, in the settings' save_type. ema: the running
- * mean of what was trained. EVALUE: a number does not fit the type. */
-int export_network(const struct gimbal_trainer *, const Export *, const char *folder, bool ema, gimbal_error *err);
+/* folder/config.json and folder/diffusion_pytorch_model.safetensors, in the settings' save_type. ema: the
+ * running mean of what was trained. EVALUE: a number does not fit the type. */
+int export_network(const struct gimbal_trainer *, const Export *, const char *folder, bool ema,
+                   gimbal_error *err);
 /* Motion modules in AnimateDiff's own spelling: one file. */
-int export_motion(const struct gimbal_trainer *, const Export *, const char *path, bool ema, gimbal_error *err);
+int export_motion(const struct gimbal_trainer *, const Export *, const char *path, bool ema,
+                  gimbal_error *err);
 /* The engine's U-Net and motion modules, those of which something was trained: folder/unet/,
  * folder/motion_adapter/ and, in AnimateDiff's spelling, folder/motion_module.safetensors. */
 int export_unet(const struct gimbal_trainer *, const char *folder, bool ema, gimbal_error *err);

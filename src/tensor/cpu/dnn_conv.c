@@ -93,8 +93,8 @@ static bool job_make(Job *j, const Call *call, bool bias, bool plain, bool ready
     return true;
 }
 
-/* Memory beside tensors: weights with `own` values are laid out per band, since layouts may differ. What is to
- * be trained has them by the time it runs. */
+/* Memory beside tensors: weights with `own` values are laid out per band, since layouts may differ. What is
+ * to be trained has them by the time it runs. */
 static size_t job_bytes(const Cx *cx, const Job *j)
 {
     const Weight *w = j->call->w[0];
