@@ -723,7 +723,8 @@ static void the_predicted_cost_counts_passes_frames_and_guidance(void **state)
     check(three.flops > 2.5 * plain.flops && three.flops < 3 * plain.flops, "three passes: %g, one %g",
           three.flops, plain.flops);
     check(half.flops < 0.6 * plain.flops, "without guidance: %g, with %g", half.flops, plain.flops);
-    check(plain.work_bytes > 2 * cost_of(e, 2, 7.5, "none").work_bytes, "8 frames need little more than 2");
+    check(2 * plain.work_bytes > 3 * cost_of(e, 2, 7.5, "none").work_bytes,
+          "8 frames need little more than 2"); /* kernels' scratch is the same */
     gimbal_close(e);
 }
 
