@@ -181,7 +181,7 @@ static void clipping_agrees_with_pytorch(void **state)
         free(x);
     }
     for (int i = 0; i < 2; i++) {
-        char name[24];
+        char name[40];
         snprintf(name, sizeof name, "clip%g.norm", most[i]);
         double *norm = doubles(name, &n);
         check_near(grad_norm(all, (int64_t)at), *norm, 1e-7 * *norm, "%s", name);
