@@ -31,8 +31,8 @@ run() { # NAME FLAGS SEED
     local folder="$out/$(tr ' ' '-' <<< "$1")-$3" motion=() flags
     read -ra flags <<< "--recipe videofusion $2"
     [ "$1" = 'video U-Net' ] && motion=(--motion "$adapter")
-    "$build/gimbal" train --model models/toyworld --seed "$3" --data toyworld:count=900000 -o "$folder" --resume \
-        --steps "$steps" --batch 8 --micro 4 --lr 4e-4 --warmup 50 --schedule cosine --debiased 1 --ema 0.995 --cache none \
+    "$build/gimbal" train --model models/toyworld --seed "$3" --data toyworld:count=10000 -o "$folder" --resume \
+        --steps "$steps" --batch 8 --micro 4 --lr 4e-4 --warmup 50 --schedule cosine --debiased 1 --ema 0.995 --cache "$out/cache" \
         --frames 16 --save-every 200 --keep 1 --validation 0 --validate-every 0 --save-type F16 --quiet \
         "${flags[@]}" "${motion[@]}" > /dev/null
     "$build/judge" "$folder/model" --clips "$clips" --json | sed "s/^{/{\"variant\":\"$1\",\"seed\":$3,\"steps_learnt\":$steps,/" >> "$out/runs.jsonl"

@@ -5,8 +5,8 @@
 set -eu
 build=${1:?usage: tools/train_toyfusion.sh BUILD FOLDER [STEPS]} out=${2:?a folder} steps=${3:-12000}
 mkdir -p "$out"
-"$build/gimbal" train --recipe videofusion --model models/toyworld -o "$out/run" --data toyworld:count=900000 --resume --frames 16 \
-    --steps "$steps" --batch 8 --micro 4 --lr 4e-4 --warmup 300 --schedule cosine --debiased 1 --ema 0.9995 --cache none \
+"$build/gimbal" train --recipe videofusion --model models/toyworld -o "$out/run" --data toyworld:count=20000 --resume --frames 16 \
+    --steps "$steps" --batch 8 --micro 4 --lr 4e-4 --warmup 300 --schedule cosine --debiased 1 --ema 0.9995 \
     --keep 2 --save-type F16 --save-every 250 --validation 16 --validate-every 1000 > /dev/null
 rm -rf "$out/model"
 cp -rL "$out/run/model" "$out/model"
