@@ -132,6 +132,8 @@ int run_resolve(Run *, const gimbal_engine *, const gimbal_settings *, gimbal_er
 void run_free(Run *);
 /* EUSAGE, naming `what`, when one of n values is not finite; x NULL: fine. */
 int check_given(const char *what, const float *x, size_t n, gimbal_error *err);
+/* What dtype "auto" means: "bf16" or "f32". Small networks are not bound by products: they stay exact. */
+const char *engine_fastest_type(const gimbal_engine *);
 /* Fills what the caller left to the model (NULL texts, "auto"): the values a recipe writes down. */
 void settings_fill(gimbal_settings *, const gimbal_engine *);
 
@@ -163,6 +165,8 @@ typedef struct {
     float *numbers;   /* [F,time_width], of a numbered network */
     float *blank;     /* [C,1,h,w] frame 0 of the branch that must not see the image */
 } Guide;
+/* x [C,F,h,w] -> rows [F,h,w,C] */
+void to_rows(const float *x, gimbal_shape, float *rows);
 /* Plans the call of b branches, 1 to 3; the arrays may still be NULL. NULL on error (in cx->err). */
 Plan *guide_plan(Guide *, int b);
 /* The same for the text's keys and values. */

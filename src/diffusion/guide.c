@@ -25,8 +25,7 @@
 #include <math.h>
 #include <string.h>
 
-/* x [C,F,h,w] -> rows [F,h,w,C] */
-static void to_rows(const float *x, gimbal_shape s, float *rows)
+void to_rows(const float *x, gimbal_shape s, float *rows)
 {
     const size_t points = (size_t)s.f * s.h * s.w;
     for (int c = 0; c < s.c; c++)

@@ -296,8 +296,7 @@ static int check_tensors(const gimbal_settings *s, gimbal_shape shape, gimbal_er
 
 /* ---- a run ------------------------------------------------------------------------------- */
 
-/* Small networks are not bound by products: they stay exact. */
-static const char *fastest_type(const gimbal_engine *e)
+const char *engine_fastest_type(const gimbal_engine *e)
 {
     enum { LARGE = 100000000 };
     return e->unet_size >= LARGE && cpu_has_bf16() ? "bf16" : "f32";
@@ -313,7 +312,7 @@ void settings_fill(gimbal_settings *s, const gimbal_engine *e)
 #undef FILL
     s->frame_stride = s->frame_stride ? s->frame_stride : own.frame_stride;
     if (!s->dtype || !strcmp(s->dtype, "auto"))
-        s->dtype = fastest_type(e);
+        s->dtype = engine_fastest_type(e);
 }
 
 static int count_calls(Run *r, gimbal_error *err)

@@ -88,9 +88,9 @@ static uint64_t set_bytes(const struct gimbal_trainer *t)
 /* Plans a step. With recompute -1 whatever is kept is kept when it fits into the memory that is free now. */
 static int plan_step(struct gimbal_trainer *t, gimbal_error *err)
 {
-    const bool fast = !strcmp(t->s.dtype, "auto") && t->engine->unet_size >= 100000000 && cpu_has_bf16();
+    const char *dtype = strcmp(t->s.dtype, "auto") ? t->s.dtype : engine_fastest_type(t->engine);
     cx_init(&t->cx, cpu_chain(), t->s.threads, &t->err);
-    t->cx.bf16 = fast || !strcmp(t->s.dtype, "bf16");
+    t->cx.bf16 = !strcmp(dtype, "bf16");
     t->batch.shape = latents_shape(t);
     TRY(plan(t, t->s.recompute == 1, err));
     const uint64_t have = memory_available(), need = t->recipe->work_bytes(t->self) + set_bytes(t);
@@ -160,10 +160,10 @@ static int take_memory(struct gimbal_trainer *t, gimbal_error *err)
     return empty_context(t, err);
 }
 
-/* Master copies begin with the files' values, or anew. */
-static int begin_values(struct gimbal_trainer *t, gimbal_error *err)
+/* Master copies begin anew instead of with the files' values. */
+static void begin_anew(struct gimbal_trainer *t)
 {
-    for (int i = 0; i < t->set.n && t->s.fresh; i++) {
+    for (int i = 0; i < t->set.n; i++) {
         const Param *p = &t->set.p[i];
         float *value = t->set.value + p->at;
         weight_begin(p->w, t->s.seed, value);
@@ -173,8 +173,6 @@ static int begin_values(struct gimbal_trainer *t, gimbal_error *err)
     }
     if (t->set.ema)
         memcpy(t->set.ema, t->set.value, (size_t)t->set.total * sizeof(float));
-    (void)err;
-    return GIMBAL_OK;
 }
 
 /* ---- data and caches ---------------------------------------------------------------------------- */
@@ -243,7 +241,8 @@ static int begin(struct gimbal_trainer *t, const gimbal_train_settings *s, int r
     TRY(plan_step(t, err));
     TRY(checkpoint_folder(t, resume, err));
     TRY(take_memory(t, err));
-    TRY(begin_values(t, err));
+    if (t->s.fresh)
+        begin_anew(t);
     TRY(open_caches(t, err));
     say_fresh(t);
     return resume ? checkpoint_load(t, &found, err) : GIMBAL_OK;

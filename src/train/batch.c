@@ -77,6 +77,18 @@ static void note(const struct gimbal_trainer *t, const char *text)
         t->event(t->user, &e);
 }
 
+/* Into a cache, if there is one. A full disk: training goes on without it. */
+static void keep(const struct gimbal_trainer *t, Cache **cache, int64_t clip, int frame, bool flip,
+                 const float *x)
+{
+    gimbal_error err = {0};
+    if (!*cache || !cache_add(*cache, clip, frame, flip, x, &err))
+        return;
+    note(t, err.msg);
+    cache_close(*cache);
+    *cache = NULL;
+}
+
 /* Rows of pixels from right to left, in place. */
 static void mirror(uint8_t *rgb, int height, int width)
 {
@@ -128,12 +140,7 @@ static int encode_missing(struct gimbal_trainer *t, Fetch *f, gimbal_error *err)
         TRY(encode(t, f->rgb + i * picture, n, f->pixels, &made, err));
         for (int k = 0; k < n; k++) {
             memcpy(f->moments + f->missing[i + k] * frame, made + k * frame, frame * sizeof(float));
-            if (t->moments && cache_add(t->moments, f->clip, at[i + k], f->flip, made + k * frame, err)) {
-                note(t, err->msg);
-                *err = (gimbal_error){0};
-                cache_close(t->moments); /* a full disk: training goes on without */
-                t->moments = NULL;
-            }
+            keep(t, &t->moments, f->clip, at[i + k], f->flip, made + k * frame);
         }
     }
     return GIMBAL_OK;
@@ -197,12 +204,7 @@ static int make_context(struct gimbal_trainer *t, int64_t clip, const char *capt
         return GIMBAL_OK;
     TRY(tokenize(t->engine->tokenizer, caption, ids, TOKENS, &cut, err));
     TRY(plans_text(&t->encoders, ids, context, err));
-    if (t->texts && cache_add(t->texts, clip, -1, false, context, err)) {
-        note(t, err->msg);
-        *err = (gimbal_error){0};
-        cache_close(t->texts);
-        t->texts = NULL;
-    }
+    keep(t, &t->texts, clip, -1, false, context);
     return GIMBAL_OK;
 }
 
@@ -229,14 +231,6 @@ static int load_clip(struct gimbal_trainer *t, Fetch *f, Batch *b, int i, uint64
 }
 
 /* ---- noise ------------------------------------------------------------------------------- */
-
-static void to_rows(const float *x, gimbal_shape s, float *rows)
-{
-    const size_t points = (size_t)s.f * s.h * s.w;
-    for (int c = 0; c < s.c; c++)
-        for (size_t i = 0; i < points; i++)
-            rows[i * s.c + c] = x[c * points + i];
-}
 
 /* noise = sqrt(lambda) base + sqrt(1 - lambda) residual, frame by frame (Luo et al., equation 4). */
 static void compose(const Batch *b, int i)

@@ -739,7 +739,7 @@ static int take(struct gimbal_trainer *t, const char *folder, int64_t step, gimb
         take_values(&t->set, st);
     st_close(st);
     if (!code)
-        t->step = t->saved = step;
+        t->step = step;
     return code;
 }
 

@@ -21,11 +21,11 @@ typedef struct {
     int clips;
     bool given;                        /* frame 0 is the picture's */
     float *time, *stride, *weight, *x; /* [B,width0] twice, [B*F], rows of z with clean first frames */
-} Denoise_;
+} Denoiser;
 
 static Tensor *loss_graph(Cx *cx, void *self, Tensor **in)
 {
-    Denoise_ *d = self;
+    Denoiser *d = self;
     Tensor *y = unet_forward(cx, &d->call, in);
     y = op_mse_weighted(cx, y, in[4], in[5]);
     if (y && cx->tape && backward(cx, op_channels(cx, y, 0, 1)))
@@ -34,7 +34,7 @@ static Tensor *loss_graph(Cx *cx, void *self, Tensor **in)
 }
 
 /* x, t, context, stride or NULL, target, weights */
-static void inputs(const Denoise_ *d, struct gimbal_trainer *t, const Batch *b, Tensor *in[6])
+static void inputs(const Denoiser *d, struct gimbal_trainer *t, const Batch *b, Tensor *in[6])
 {
     const gimbal_shape s = t->batch.shape;
     const int64_t B = d->clips, width = t->engine->shape.width[0];
@@ -48,7 +48,7 @@ static void inputs(const Denoise_ *d, struct gimbal_trainer *t, const Batch *b, 
     in[5] = tensor_input(cx, F32, 1, (int64_t[]){B * s.f}, d->weight);
 }
 
-static int plan_one(Denoise_ *d, struct gimbal_trainer *t, Plan **plan, bool learn, gimbal_error *err)
+static int plan_one(Denoiser *d, struct gimbal_trainer *t, Plan **plan, bool learn, gimbal_error *err)
 {
     Tensor *in[6];
     cx_reset(&t->cx);
@@ -62,7 +62,7 @@ static int plan_one(Denoise_ *d, struct gimbal_trainer *t, Plan **plan, bool lea
 
 static int plan(void *self, struct gimbal_trainer *t, gimbal_error *err)
 {
-    Denoise_ *d = self;
+    Denoiser *d = self;
     const gimbal_shape s = t->batch.shape;
     if (!d->tape) {
         const size_t B = (size_t)t->s.micro, width = (size_t)t->engine->shape.width[0];
@@ -86,23 +86,23 @@ static int plan(void *self, struct gimbal_trainer *t, gimbal_error *err)
 
 static size_t work_bytes(const void *self)
 {
-    const Denoise_ *d = self;
+    const Denoiser *d = self;
     return MAX(plan_bytes(d->learn), plan_bytes(d->look));
 }
 
 static double flops(const void *self)
 {
-    return plan_flops(((const Denoise_ *)self)->learn);
+    return plan_flops(((const Denoiser *)self)->learn);
 }
 
 static int plans(const void *self, const Plan *out[4])
 {
-    out[0] = ((const Denoise_ *)self)->learn;
+    out[0] = ((const Denoiser *)self)->learn;
     return 1;
 }
 
 /* Frame 0 of every clip clean, unless the image is dropped. */
-static void give_first(Denoise_ *d, const Batch *b)
+static void give_first(Denoiser *d, const Batch *b)
 {
     const size_t values = shape_count(b->shape), frame = values / (size_t)b->shape.f;
     memcpy(d->x, b->z, (size_t)b->clips * values * sizeof(float));
@@ -111,7 +111,7 @@ static void give_first(Denoise_ *d, const Batch *b)
             memcpy(d->x + (size_t)i * values, b->x0 + (size_t)i * values, frame * sizeof(float));
 }
 
-static void fill(Denoise_ *d, const struct gimbal_trainer *t, const Batch *b)
+static void fill(Denoiser *d, const struct gimbal_trainer *t, const Batch *b)
 {
     const int F = b->shape.f, counted = F - d->given, width = t->engine->shape.width[0];
     for (int i = 0; i < b->clips; i++) {
@@ -128,7 +128,7 @@ static void fill(Denoise_ *d, const struct gimbal_trainer *t, const Batch *b)
 static int learn(void *self, struct gimbal_trainer *t, const Batch *b, bool learns, double *loss,
                  gimbal_error *err)
 {
-    Denoise_ *d = self;
+    Denoiser *d = self;
     Tensor *in[6];
     const int F = b->shape.f, counted = F - d->given;
     fill(d, t, b);
@@ -150,10 +150,21 @@ static int learn(void *self, struct gimbal_trainer *t, const Batch *b, bool lear
 
 static void release(void *self)
 {
-    Denoise_ *d = self;
+    Denoiser *d = self;
     plan_free(d->learn), plan_free(d->look), tape_free(d->tape);
     free(d->time), free(d->stride), free(d->weight), free(d->x);
 }
+
+static int save(void *self, struct gimbal_trainer *t, const char *folder, bool ema, gimbal_error *err)
+{
+    (void)self;
+    return export_unet(t, folder, ema, err);
+}
+
+/* What the recipes below have in common. */
+#define DENOISER                                                                                             \
+    .size = sizeof(Denoiser), .plan = plan, .work_bytes = work_bytes, .flops = flops, .plans = plans,        \
+    .learn = learn, .save = save, .free = release
 
 /* ---- motion -------------------------------------------------------------------------------- */
 
@@ -194,27 +205,14 @@ static void motion_defaults(gimbal_train_settings *s)
     s->warmup = s->warmup >= 0 ? s->warmup : MIN(500, s->steps / 10);
 }
 
-static int motion_save(void *self, struct gimbal_trainer *t, const char *folder, bool ema, gimbal_error *err)
-{
-    (void)self;
-    return export_unet(t, folder, ema, err);
-}
-
 const Recipe recipe_motion = {
     .name = "motion",
     .help = "motion modules, or ModelScope's layers over time, on a frozen image network",
     .source = "Guo et al., AnimateDiff, ICLR 2024",
     .patterns = motion_patterns,
-    .size = sizeof(Denoise_),
     .defaults = motion_defaults,
     .parts = motion_parts,
-    .plan = plan,
-    .work_bytes = work_bytes,
-    .flops = flops,
-    .plans = plans,
-    .learn = learn,
-    .save = motion_save,
-    .free = release,
+    DENOISER,
 };
 
 /* ---- image ---------------------------------------------------------------------------------- */
@@ -242,16 +240,9 @@ const Recipe recipe_image = {
     .help = "a whole image network, on single frames of the clips",
     .source = "Ho et al. 2020; Rombach et al. 2022",
     .patterns = recipe_everything,
-    .size = sizeof(Denoise_),
     .defaults = image_defaults,
     .parts = image_parts,
-    .plan = plan,
-    .work_bytes = work_bytes,
-    .flops = flops,
-    .plans = plans,
-    .learn = learn,
-    .save = motion_save,
-    .free = release,
+    DENOISER,
 };
 
 /* ---- consisti2v ------------------------------------------------------------------------------ */
@@ -279,14 +270,7 @@ const Recipe recipe_consisti2v = {
     .help = "image to video: every layer that a gradient reaches, from the model or a plain image network",
     .source = "Ren et al., ConsistI2V, 2024",
     .patterns = recipe_everything,
-    .size = sizeof(Denoise_),
     .defaults = consisti2v_defaults,
     .parts = consisti2v_parts,
-    .plan = plan,
-    .work_bytes = work_bytes,
-    .flops = flops,
-    .plans = plans,
-    .learn = learn,
-    .save = motion_save,
-    .free = release,
+    DENOISER,
 };

@@ -235,7 +235,7 @@ struct gimbal_trainer {
     const gimbal_ranks *ranks; /* never NULL: alone is one rank */
     const char *output;
     int64_t learnt_from;   /* clips of the data that are not validation */
-    int64_t step, saved;   /* optimiser steps made; at the newest checkpoint */
+    int64_t step;          /* optimiser steps made */
     double begun, seconds; /* of this run; of a step, running mean */
     int (*event)(void *, const gimbal_train_event *);
     void *user;

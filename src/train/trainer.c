@@ -163,6 +163,8 @@ int trainer_buckets(struct gimbal_trainer *t, gimbal_error *err)
     enum { BUCKET = 25 << 18 };
     const Plan *plans[4];
     const int64_t most = MAX(1, MIN((int64_t)BUCKET, t->set.total / 8));
+    if (t->ranks->size == 1)
+        return GIMBAL_OK;
     t->recipe->plans(t->self, plans);
     t->bucket = arena_alloc(&t->keep, (size_t)MAX(t->set.n, 1) * sizeof *t->bucket);
     if (!t->bucket)
@@ -300,12 +302,9 @@ static int validate(struct gimbal_trainer *t, gimbal_error *err)
 static int save(struct gimbal_trainer *t, gimbal_error *err)
 {
     char folder[PATH_ROOM];
-    int code = GIMBAL_OK;
-    if (!t->ranks->rank)
-        code = checkpoint_save(t, folder, err);
-    if (code || t->ranks->rank)
-        return code;
-    t->saved = t->step;
+    if (t->ranks->rank) /* rank 0 writes for all */
+        return GIMBAL_OK;
+    TRY(checkpoint_save(t, folder, err));
     gimbal_train_event e = {.what = GIMBAL_TRAIN_SAVED, .text = folder};
     return say(t, &e);
 }
