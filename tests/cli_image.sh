@@ -9,22 +9,8 @@ ODD=tests/golden/media
 TEXT="--model tests/golden/models/animatediff-tiny --motion tests/golden/models/animatediff-tiny-motion"
 RUN="--model $GOLD/model --prompt cat --frames 4 --width 96 --height 80 --steps 2 --cfg 3"
 source tests/kit/cases.sh
+source tests/kit/generate.sh
 trap 'kill -9 ${pid:-} 2> /dev/null; rm -rf "$work"' EXIT
-
-# run ARGS: stdout and stderr into files; the program's own status.
-run() { timeout 120 "$G" "$@" > "$work/std" 2> "$work/err"; }
-
-# refuses STATUS TEXT NAME ARGS: that status, one error line, TEXT on stderr, nothing on stdout, no file left.
-refuses() {
-    local want=$1 text=$2 name=$3 status
-    shift 3
-    fresh
-    run generate "$@" -o "$out/x.gif"
-    status=$?
-    [ $status = "$want" ] && [ "$(grep -c '^gimbal: error: ' "$work/err")" = 1 ] && grep -qF -- "$text" "$work/err" &&
-        [ ! -s "$work/std" ] && [ -z "$(ls -A "$out")" ]
-    ok "$name"
-}
 
 # colours FILE.safetensors WIDTH HEIGHT: of a clip of frames, the left upper and the right lower pixel of the first, in tens
 colours() {

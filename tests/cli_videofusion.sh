@@ -6,6 +6,7 @@ set -u
 G=$(realpath "${1:?usage: tests/cli_videofusion.sh PROGRAM}")
 GOLD=tests/golden/training
 source tests/kit/cases.sh
+source tests/kit/generate.sh
 
 pair=$work/pair
 cp -r $GOLD/model "$pair"
@@ -14,21 +15,6 @@ cp -r $GOLD/residual "$pair/"
 chmod -R u+w "$pair"
 echo '{"lambda": 0.5, "key_frame": 2, "frame_count": 6, "rescale": true, "width": 48, "height": 32}' > "$pair/videofusion.json"
 RUN="--model $pair --prompt red --steps 3 --cfg 2"
-
-# run ARGS: stdout and stderr into files; the program's own status.
-run() { timeout 120 "$G" "$@" > "$work/std" 2> "$work/err"; }
-
-# refuses STATUS TEXT NAME ARGS: that status, one error line with TEXT, nothing on stdout, no file left.
-refuses() {
-    local want=$1 text=$2 name=$3 status
-    shift 3
-    fresh
-    run generate "$@" -o "$out/x.gif"
-    status=$?
-    [ $status = "$want" ] && [ "$(grep -c '^gimbal: error: ' "$work/err")" = 1 ] && grep -qF -- "$text" "$work/err" &&
-        [ ! -s "$work/std" ] && [ -z "$(ls -A "$out")" ]
-    ok "$name"
-}
 
 # frame FILE N F: the bytes of frame N of F of its tensor "latents" [1,4,F,4,6], as a sum
 frame() {

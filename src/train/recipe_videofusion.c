@@ -262,7 +262,7 @@ static void fill_base(VideoFusion *v, const struct gimbal_trainer *t, const Batc
 
 /* Row n of the residual's: frame f of clip i. Of the joint graph z and e stay whole. */
 static void fill_row(VideoFusion *v, const struct gimbal_trainer *t, const Batch *b, int i, int f, int n,
-                     double scale)
+                     double scale, bool whole)
 {
     const size_t frame = frame_values(b), at = ((size_t)i * b->shape.f + f) * frame;
     const double share = split_share(&v->split, b->shape.f, f), noise = schedule_s(&t->schedule, b->t[i]);
@@ -271,13 +271,14 @@ static void fill_row(VideoFusion *v, const struct gimbal_trainer *t, const Batch
     const float *z = b->z + at, *e = b->noise + at, *bhat = v->bhat + (size_t)i * frame;
     float *row = v->rows + (size_t)n * frame, *target = v->target + (size_t)n * frame;
     for (size_t k = 0; k < frame; k++) {
-        row[k] = v->joint ? times * z[k] : times * (z[k] - by * bhat[k]);
-        target[k] = v->joint ? e[k] : (e[k] - root * bhat[k]) / own;
+        row[k] = whole ? times * z[k] : times * (z[k] - by * bhat[k]);
+        target[k] = whole ? e[k] : (e[k] - root * bhat[k]) / own;
     }
-    v->weight[n] = (float)((double)b->weight[i] / b->shape.f / t->s.batch * (v->joint ? 1 : 1 - share));
+    v->weight[n] = (float)((double)b->weight[i] / b->shape.f / t->s.batch * (whole ? 1 : 1 - share));
 }
 
-static void fill_rest(VideoFusion *v, const struct gimbal_trainer *t, const Batch *b)
+/* whole: for the joint graph. */
+static void fill_rest(VideoFusion *v, const struct gimbal_trainer *t, const Batch *b, bool whole)
 {
     const int F = b->shape.f, key = split_key(&v->split, F), width = unet_shape(v->residual.unet)->width[0];
     const double share = v->split.lambda[0];
@@ -288,8 +289,8 @@ static void fill_rest(VideoFusion *v, const struct gimbal_trainer *t, const Batc
         timestep_features(at, width, v->rest_time + (size_t)i * width);
         for (int f = 0; f < F; f++)
             if (f != key)
-                fill_row(v, t, b, i, f, n++, scale);
-        if (v->joint) {
+                fill_row(v, t, b, i, f, n++, scale, whole);
+        if (whole) {
             set_unit(&v->minus, -scale * sqrt(share) * schedule_s(&t->schedule, b->t[i]));
             set_unit(&v->share, sqrt(share));
             set_unit(&v->own, sqrt(1 - share));
@@ -348,7 +349,7 @@ static int learn_whole(VideoFusion *v, struct gimbal_trainer *t, const Batch *b,
                        gimbal_error *err)
 {
     Tensor *in[12];
-    fill_rest(v, t, b);
+    fill_rest(v, t, b, true);
     base_inputs(v, t, b, in);
     rest_inputs(v, t, b, in + 6);
     const Tensor *y = run(v, t, v->whole, whole_graph, v->tape[0], in);
@@ -376,10 +377,7 @@ static int learn(void *self, struct gimbal_trainer *t, const Batch *b, bool lear
     TRY(look(v, t, b, in, loss, err));
     if (learn_it && v->learn_base && !run(v, t, v->learn_base, base_graph, v->tape[0], in))
         return pass_on(&t->err, err);
-    const bool joint = v->joint;
-    v->joint = false; /* a look at it reads what looks read */
-    fill_rest(v, t, b);
-    v->joint = joint;
+    fill_rest(v, t, b, false);
     rest_inputs(v, t, b, in);
     return learn_rest(v, t, b, in, learn_it, loss, err);
 }
