@@ -1,7 +1,7 @@
 /* encode.c: pictures to latents, for runs that begin from a clip or a picture.
  *
  *     rgb / 255 * 2 - 1, or pixels as they are -> VAE -> mean m, log variance v of q(z|picture)
- *     latents = scaling factor * m,   or   scaling factor * (m + exp(v/2) * eps),   v clamped to -30..20
+ *     latents = scaling factor * m,   or   scaling factor * (m + exp(v/2) * eps)
  *
  * eps is the first that a seed gives, before a run's initial noise, drawn as diffusers'
  * AnimateDiffVideoToVideoPipeline does (0.33.1): frame by frame, [n,C,h,w], 16 frames a draw. With torch's
@@ -13,7 +13,6 @@
  * them. */
 #include "diffusion/engine.h"
 
-#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -71,8 +70,7 @@ static void to_latents(const float *moments, gimbal_shape s, int from, int n, bo
             float *z = latents + ((size_t)c * s.f + from + i) * plane;
             for (size_t k = 0; k < plane; k++) {
                 const float mean = in[k * 2 * s.c], log_variance = in[k * 2 * s.c + s.c];
-                const float std = expf(0.5f * fminf(fmaxf(log_variance, -30.0f), 20.0f));
-                z[k] = scale * (sample ? mean + std * z[k] : mean);
+                z[k] = scale * (sample ? vae_draw(mean, log_variance, z[k]) : mean);
             }
         }
 }

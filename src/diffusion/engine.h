@@ -260,8 +260,6 @@ typedef struct {
     Split split;                /* then what makes one prediction of both */
     int groups, memo_entries;   /* calls of `guide` in one prediction; of the base's that are kept */
     gimbal_shape decode, encode; /* latents' shape in the VAE's plans: f frames a call */
-    char *work;                  /* mapped, so that pages count only once they are used */
-    size_t work_bytes;
     int frame_stride;
     uint64_t host_bytes; /* arrays beside the plans: latents, noise, FFT buffers */
 } Plans;

@@ -11,7 +11,6 @@
 
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
 
 enum { DECODE_PIXELS = 128 * 128 * 8, DECODE_FRAMES = 8 };
 
@@ -257,24 +256,6 @@ static int enough_memory(const Plans *p, gimbal_error *err)
         mib(need), mib(work), mib(pack), mib(p->host_bytes), mib(beside), mib(have));
 }
 
-/* (Re)maps the work memory when a plan needs more. */
-static int take_work(Plans *p, gimbal_error *err)
-{
-    const size_t need = MAX(plans_work_bytes(p), 64);
-    if (need <= p->work_bytes)
-        return GIMBAL_OK;
-    if (p->work)
-        munmap(p->work, p->work_bytes);
-    p->work = mmap(NULL, need, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    p->work_bytes = p->work == MAP_FAILED ? 0 : need;
-    if (p->work == MAP_FAILED) {
-        p->work = NULL;
-        return fail(err, GIMBAL_ENOMEM, "cannot map %.0f MiB for the networks' tensors", mib(need));
-    }
-    p->cx.work = p->work, p->cx.work_bytes = p->work_bytes;
-    return GIMBAL_OK;
-}
-
 /* context: of the other network, which reads the same; NULL: one of its own. */
 static int guide_memory(Plans *p, Guide *g, float *context, gimbal_error *err)
 {
@@ -310,7 +291,7 @@ static void guide_free(Guide *g)
 int plans_memory(Plans *p, gimbal_error *err)
 {
     TRY(enough_memory(p, err));
-    TRY(take_work(p, err));
+    TRY(cx_work(&p->cx, plans_work_bytes(p), err));
     TRY(guide_memory(p, &p->guide, NULL, err));
     if (!p->engine->residual)
         return GIMBAL_OK;
@@ -328,7 +309,7 @@ int plans_encoders(Plans *p, const gimbal_engine *e, int threads, gimbal_shape l
     if (!code)
         code = plans_encode(p, latents, err);
     if (!code)
-        code = take_work(p, err);
+        code = cx_work(&p->cx, plans_work_bytes(p), err);
     if (code)
         plans_free(p);
     return code;
@@ -345,8 +326,6 @@ void plans_free(Plans *p)
     plan_free(p->vae);
     tiles_free(p->tiles);
     plan_free(p->encoder);
-    if (p->work)
-        munmap(p->work, p->work_bytes);
     if (p->engine)
         cx_free(&p->cx);
     memset(p, 0, sizeof *p);
@@ -376,7 +355,7 @@ int plans_text(Plans *p, const int32_t *ids, float *context, gimbal_error *err)
 int plans_picture(Plans *p, const float *z, const float **pictures, gimbal_error *err)
 {
     const gimbal_shape s = p->decode;
-    TRY(take_work(p, err));
+    TRY(cx_work(&p->cx, plans_work_bytes(p), err));
     plans_clear(p);
     if (p->tiles) {
         *pictures = tiles_decode(p->tiles, &p->cx, z);
@@ -394,7 +373,7 @@ int plans_moments(Plans *p, const float *pictures, const float **moments, gimbal
 {
     const gimbal_shape s = p->encode;
     const int64_t factor = vae_factor(p->engine->vae);
-    TRY(take_work(p, err));
+    TRY(cx_work(&p->cx, plans_work_bytes(p), err));
     plans_clear(p);
     Tensor *in = tensor_input(&p->cx, F32, 4, (int64_t[]){s.f, s.h * factor, s.w * factor, 3}, pictures);
     const Tensor *y = plan_run(&p->cx, p->encoder, vae_encode, p->engine->vae, &in);

@@ -183,7 +183,6 @@ void nets_close(Nets *n)
         i3d_params(n->i3d, &p);
     tokenizer_close(n->text.tokenizer);
     plan_free(n->plan);
-    free(n->cx.work); /* of the plan */
     cx_free(&n->cx);
     for (int i = 0; i < NET_COUNT; i++)
         weights_close(n->found[i].weights);

@@ -38,15 +38,11 @@ static int take_work(Nets *n, gimbal_error *err)
     const size_t need = MAX(plan_bytes(n->plan), 64);
     if (need <= n->cx.work_bytes)
         return GIMBAL_OK;
-    free(n->cx.work); /* too small */
-    n->cx.work_bytes = 0;
-    n->cx.work = need <= memory_available() ? alloc_array(need, 1) : NULL;
-    if (!n->cx.work)
+    if (need > memory_available())
         return fail(err, GIMBAL_ENOMEM,
                     "%d pictures of %dx%d through a network need %.0f MiB, %.0f are available", n->n, n->pw,
                     n->ph, mib(need), mib(memory_available()));
-    n->cx.work_bytes = need;
-    return GIMBAL_OK;
+    return cx_work(&n->cx, need, err);
 }
 
 static int plan_features(Nets *n, NetKind kind, int count, int pw, int ph, gimbal_error *err)

@@ -181,8 +181,10 @@ double vae_scaling(const Vae *);
 /* in: z [N,h,w,C], already divided by the scaling factor -> pictures [N,H,W,3], about -1..1 */
 Tensor *vae_decode(Cx *, void *vae, Tensor **in);
 /* in: pictures [N,H,W,3], about -1..1 -> moments [N,h,w,2C] of the posterior: mean, then log variance as the
- * network gives it (diffusers clamps it to -30..20); the mean is not yet times the scaling factor. */
+ * network gives it; the mean is not yet times the scaling factor. */
 Tensor *vae_encode(Cx *, void *vae, Tensor **in);
+/* A draw from the posterior, eps from N(0,1); the log variance is clamped to -30..20 (diffusers). */
+float vae_draw(float mean, float log_variance, float eps);
 extern const char *const vae_ignore[];
 
 /* The decoder cut at its group norms, for pictures too large to be decoded whole (diffusion/tiles.c): behind

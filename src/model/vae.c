@@ -75,6 +75,11 @@ double vae_scaling(const Vae *v)
     return v->scaling;
 }
 
+float vae_draw(float mean, float log_variance, float eps)
+{
+    return mean + expf(0.5f * fminf(fmaxf(log_variance, -30.0f), 20.0f)) * eps;
+}
+
 /* ---- config ------------------------------------------------------------------------------ */
 
 static const ConfigRule rules[] = {

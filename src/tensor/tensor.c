@@ -10,6 +10,7 @@
 #include <inttypes.h>
 #include <math.h>
 #include <string.h>
+#include <sys/mman.h>
 
 /* ---- number formats ---------------------------------------------------------------------- */
 
@@ -288,14 +289,36 @@ void cx_init(Cx *cx, const Backend *const *chain, int threads, gimbal_error *err
     cx->mode = EAGER;
 }
 
+static void drop_work(Cx *cx)
+{
+    if (cx->mapped)
+        munmap(cx->work, cx->mapped);
+    cx->work = NULL, cx->work_bytes = cx->mapped = 0;
+}
+
 void cx_reset(Cx *cx)
 {
     arena_reset(&cx->eager);
     arena_reset(&cx->headers);
 }
 
+int cx_work(Cx *cx, size_t bytes, gimbal_error *err)
+{
+    const size_t need = MAX(bytes, 64);
+    if (need <= cx->work_bytes)
+        return GIMBAL_OK;
+    drop_work(cx);
+    char *work = mmap(NULL, need, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (work == MAP_FAILED)
+        return fail(err, GIMBAL_ENOMEM, "cannot map %.0f MiB for the networks' tensors",
+                    (double)need / (1 << 20));
+    cx->work = work, cx->work_bytes = cx->mapped = need;
+    return GIMBAL_OK;
+}
+
 void cx_free(Cx *cx)
 {
+    drop_work(cx);
     arena_free(&cx->eager);
     arena_free(&cx->headers);
 }

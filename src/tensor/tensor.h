@@ -118,6 +118,7 @@ typedef struct Cx {
     int mode;
     bool in_block; /* in block(), which will run again in backward: no tape, but gradients will be wanted */
     bool watch;    /* check every op's output for non-finite values (plan_run does a second run with it) */
+    size_t mapped; /* of work, by cx_work; 0: it is the caller's */
     gimbal_error own_err;
     Arena headers, eager;
 } Cx;
@@ -125,6 +126,9 @@ typedef struct Cx {
 /* threads 0: threads_available(). err may be NULL: the context then keeps its own (cx->err is never NULL). */
 void cx_init(Cx *, const Backend *const *chain, int threads, gimbal_error *err);
 void cx_reset(Cx *); /* drops eager tensors and headers */
+/* At least so much work memory, until cx_free; pages count only once they are used. What lay in it is lost when
+ * it grows. ENOMEM: there is none then. */
+int cx_work(Cx *, size_t bytes, gimbal_error *err);
 void cx_free(Cx *);
 bool cx_failed(const Cx *);
 /* Records an error (the first one stays), returns NULL so that ops can return it. */

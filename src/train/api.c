@@ -9,7 +9,6 @@
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
 
 static const gimbal_ranks alone = {.rank = 0, .size = 1};
 
@@ -106,19 +105,6 @@ static int plan_step(struct gimbal_trainer *t, gimbal_error *err)
 
 /* ---- memory ----------------------------------------------------------------------------------- */
 
-static int take_work(struct gimbal_trainer *t, gimbal_error *err)
-{
-    t->work_bytes = MAX(t->recipe->work_bytes(t->self), 64);
-    t->work =
-        mmap(NULL, t->work_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    if (t->work == MAP_FAILED) {
-        t->work = NULL;
-        return fail(err, GIMBAL_ENOMEM, "cannot map %zu bytes for the networks' tensors", t->work_bytes);
-    }
-    t->cx.work = t->work, t->cx.work_bytes = t->work_bytes;
-    return GIMBAL_OK;
-}
-
 static int enough(const struct gimbal_trainer *t, gimbal_error *err)
 {
     const uint64_t work = t->recipe->work_bytes(t->self), set = set_bytes(t), have = memory_available();
@@ -147,7 +133,7 @@ static int take_memory(struct gimbal_trainer *t, gimbal_error *err)
 {
     const gimbal_shape s = t->batch.shape;
     TRY(enough(t, err));
-    TRY(take_work(t, err));
+    TRY(cx_work(&t->cx, t->recipe->work_bytes(t->self), err));
     TRY(set_memory(&t->set, t->s.ema > 0, err));
     TRY(plans_encoders(&t->encoders, t->engine, t->s.threads, s, err));
     t->draw = alloc_array(shape_count(s), sizeof(float));
@@ -223,16 +209,6 @@ static int split_data(struct gimbal_trainer *t, gimbal_error *err)
 
 /* ---- begin and end ------------------------------------------------------------------------------- */
 
-static void say_fresh(const struct gimbal_trainer *t)
-{
-    char text[128];
-    const gimbal_train_event e = {.what = GIMBAL_TRAIN_NOTE, .text = text};
-    snprintf(text, sizeof text, "%d parameters that the model's files lack begin with random values",
-             t->engine->fresh);
-    if (t->engine->fresh && t->event)
-        t->event(t->user, &e);
-}
-
 static int begin(struct gimbal_trainer *t, const gimbal_train_settings *s, int resume, gimbal_error *err)
 {
     bool found = false;
@@ -244,7 +220,9 @@ static int begin(struct gimbal_trainer *t, const gimbal_train_settings *s, int r
     if (t->s.fresh)
         begin_anew(t);
     TRY(open_caches(t, err));
-    say_fresh(t);
+    if (t->engine->fresh)
+        trainer_note(t, "%d parameters that the model's files lack begin with random values",
+                     t->engine->fresh);
     return resume ? checkpoint_load(t, &found, err) : GIMBAL_OK;
 }
 
@@ -257,6 +235,7 @@ int gimbal_train_begin(gimbal_trainer **out, const gimbal_train_settings *s, con
     if (!t)
         return fail(err, GIMBAL_ENOMEM, "no memory for a trainer");
     t->clips = clips, t->ranks = ranks ? ranks : &alone, t->event = event, t->user = user;
+    t->begun = seconds_now();
     atomic_init(&t->stop, 0);
     t->output = arena_printf(&t->keep, "%s", output);
     const int code = t->output ? begin(t, s, resume, err) : fail(err, GIMBAL_ENOMEM, "no memory for a path");
@@ -279,8 +258,6 @@ void gimbal_train_end(gimbal_trainer *t)
     free(t->draw);
     if (t->self)
         t->recipe->free(t->self);
-    if (t->work)
-        munmap(t->work, t->work_bytes);
     if (t->cx.chain)
         cx_free(&t->cx);
     set_free(&t->set);

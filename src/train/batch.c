@@ -70,21 +70,13 @@ void batch_free(Batch *b)
 
 /* ---- pictures to latents ------------------------------------------------------------------ */
 
-static void note(const struct gimbal_trainer *t, const char *text)
-{
-    const gimbal_train_event e = {.what = GIMBAL_TRAIN_NOTE, .step = (int)t->step, .text = text};
-    if (t->event)
-        t->event(t->user, &e);
-}
-
 /* Into a cache, if there is one. A full disk: training goes on without it. */
-static void keep(const struct gimbal_trainer *t, Cache **cache, int64_t clip, int frame, bool flip,
-                 const float *x)
+static void keep(struct gimbal_trainer *t, Cache **cache, int64_t clip, int frame, bool flip, const float *x)
 {
     gimbal_error err = {0};
     if (!*cache || !cache_add(*cache, clip, frame, flip, x, &err))
         return;
-    note(t, err.msg);
+    trainer_note(t, "%s", err.msg);
     cache_close(*cache);
     *cache = NULL;
 }
@@ -167,8 +159,7 @@ static void sample_posterior(const struct gimbal_trainer *t, const float *moment
     for (size_t i = 0; i < points; i++)
         for (int c = 0; c < s.c; c++) {
             const float *in = moments + i * 2 * s.c + c;
-            const float std = expf(0.5f * fminf(fmaxf(in[s.c], -30.0f), 20.0f));
-            x0[i * s.c + c] = scale * (in[0] + std * eps[c * points + i]);
+            x0[i * s.c + c] = scale * vae_draw(in[0], in[s.c], eps[c * points + i]);
         }
 }
 
@@ -316,7 +307,7 @@ static int load_any(struct gimbal_trainer *t, Fetch *f, Batch *b, int i, int64_t
         const int code = load_clip(t, f, b, i, key, clip, &why);
         if (!code || code == GIMBAL_ENOMEM || code == GIMBAL_ECANCEL || code == GIMBAL_EVALUE)
             return code ? pass_on(&why, err) : code;
-        note(t, why.msg);
+        trainer_note(t, "%s", why.msg);
     }
     return fail_hint(err, GIMBAL_EUSAGE, why.hint, "%d clips in a row cannot be used, the last: %s", ATTEMPTS,
                      why.msg);

@@ -27,19 +27,6 @@ enum { STATE_DEPTH = 8, MAX_KINDS = 4, READ_CHUNK = 1 << 20 };
 static const char version[] = "1", state_name[] = "state.safetensors", manifest_name[] = "manifest.json";
 static const char *const kinds[MAX_KINDS] = {"param", "m", "v", "ema"};
 
-__attribute__((format(printf, 2, 3))) static void note(struct gimbal_trainer *t, const char *fmt, ...)
-{
-    char text[1024];
-    va_list args;
-    va_start(args, fmt);
-    vsnprintf(text, sizeof text, fmt, args);
-    va_end(args);
-    const gimbal_train_event e = {
-        .what = GIMBAL_TRAIN_NOTE, .step = (int)t->step, .steps = t->s.steps, .text = text};
-    if (t->event && t->event(t->user, &e))
-        atomic_store(&t->stop, 1);
-}
-
 static int no_memory(gimbal_error *err)
 {
     return fail(err, GIMBAL_ENOMEM, "no memory for a checkpoint's texts");
@@ -196,7 +183,7 @@ static void remove_step(struct gimbal_trainer *t, int64_t step)
     if (!why)
         why = rename(from, to) ? errno : remove_tree(to);
     if (why)
-        note(t, "%s: an old checkpoint cannot be removed: %s", from, strerror(why));
+        trainer_note(t, "%s: an old checkpoint cannot be removed: %s", from, strerror(why));
 }
 
 /* What a process that died left behind. */
@@ -212,7 +199,7 @@ static void remove_stale(struct gimbal_trainer *t)
             continue;
         const int why = remove_tree(path);
         if (why)
-            note(t, "%s: cannot be removed: %s", path, strerror(why));
+            trainer_note(t, "%s: cannot be removed: %s", path, strerror(why));
     }
     free(step); /* list_steps' */
 }
@@ -668,7 +655,7 @@ static int check_run(struct gimbal_trainer *t, const SafeTensors *st, int64_t st
     if (!code)
         code = keep_changes(t, st, number, d.changed, err);
     for (size_t i = 0; !code && i < json_array_size(d.changed); i++)
-        note(t, "step %s: changed: %s", number, json_string_value(json_array_get(d.changed, i)));
+        trainer_note(t, "step %s: changed: %s", number, json_string_value(json_array_get(d.changed, i)));
     json_decref(d.changed);
     return code;
 }
@@ -759,7 +746,7 @@ int checkpoint_load(struct gimbal_trainer *t, bool *found, gimbal_error *err)
             code = take(t, folder, step[i], &why);
         *found = !code;
         if (code == GIMBAL_EFORMAT || code == GIMBAL_EIO) {
-            note(t, "%s is not whole and is skipped: %s", folder, why.msg);
+            trainer_note(t, "%s is not whole and is skipped: %s", folder, why.msg);
             code = GIMBAL_OK;
         }
     }

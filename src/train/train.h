@@ -224,8 +224,6 @@ struct gimbal_trainer {
     LrSchedule lr;
     Cx cx;
     gimbal_error err;
-    char *work;
-    size_t work_bytes;
     Batch batch;
     Plans encoders; /* text and VAE, frozen */
     const Noise *noise;
@@ -250,6 +248,8 @@ struct gimbal_trainer {
  * AdamW, EMA, the learning rate; then the gradients are zeroed. norm [MAX_NETS]: before clipping. EVALUE when
  * they are not finite: nothing is changed. */
 int trainer_update(struct gimbal_trainer *, double norm[MAX_NETS], gimbal_error *err);
+/* A note to who trains; their answer may end the run, as after any event. */
+void trainer_note(struct gimbal_trainer *, const char *fmt, ...) PRINTF_LIKE(2, 3);
 int trainer_buckets(struct gimbal_trainer *, gimbal_error *err);
 double trainer_lr(const struct gimbal_trainer *, int net); /* of the step that comes next */
 

@@ -110,6 +110,16 @@ static int say(struct gimbal_trainer *t, gimbal_train_event *e)
     return 0;
 }
 
+void trainer_note(struct gimbal_trainer *t, const char *fmt, ...)
+{
+    char text[1024];
+    va_list args;
+    va_start(args, fmt);
+    vsnprintf(text, sizeof text, fmt, args);
+    va_end(args);
+    say(t, &(gimbal_train_event){.what = GIMBAL_TRAIN_NOTE, .text = text});
+}
+
 /* The clips of a batch whose loss is not finite, by name. */
 static int name_clips(const struct gimbal_trainer *t, const gimbal_error *why, gimbal_error *err)
 {
@@ -316,8 +326,8 @@ static int save_or_say(struct gimbal_trainer *t, bool last, gimbal_error *err)
     const int code = save(t, &why);
     if (!code || last || code != GIMBAL_EIO)
         return code ? pass_on(&why, err) : GIMBAL_OK;
-    gimbal_train_event e = {.what = GIMBAL_TRAIN_NOTE, .text = why.msg};
-    return say(t, &e);
+    trainer_note(t, "%s", why.msg);
+    return GIMBAL_OK;
 }
 
 /* Whether any rank was asked to stop: all stop after the same step. */
