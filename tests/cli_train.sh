@@ -136,6 +136,13 @@ fresh
 learn --steps 3 --json --quiet && [ ! -s "$work/err" ] && [ "$(grep -c '^{"what":' "$work/std")" = "$(wc -l < "$work/std")" ] &&
     grep -q '"what":"step","step":3' "$work/std" && tail -n 1 "$work/std" | grep -q '"what":"end","step":3'
 ok '--json gives every event as an object, --quiet no words'
+fresh
+mkdir "$work/new" && cp tests/golden/models/animatediff-tiny-motion/config.json "$work/new"
+train --model $MODEL --motion "$work/new" $SMALL $TOY --train '*' --steps 1 -o "$out/run" && grep -q 'begin with random values' "$work/err" &&
+    train --model $MODEL --motion "$work/new" $SMALL $TOY --train '*' --steps 2 --allow-change 1 --resume -o "$out/run" &&
+    [ -e "$out/run/step-00000002/ema/motion_adapter/diffusion_pytorch_model.safetensors" ] && [ -e "$out/run/step-00000002/ema/unet/config.json" ] &&
+    "$G" generate --model "$out/run/model" --prompt cat --frames 5 --width 40 --height 24 --steps 2 -q -o "$work/new.mp4" > "$work/std" 2> "$work/err"
+ok 'motion modules that an adapter has no weights of begin anew, learn, and come out'
 
 # ---- not finite, no room, another run ---------------------------------------------------------------------------------
 

@@ -359,7 +359,7 @@ int export_unet(const struct gimbal_trainer *t, const char *folder, bool ema, gi
         TRY(path_join(path, folder, part_name(PART_UNET), err));
         TRY(export_network(t, &unet, path, ema, err));
     }
-    if (!motion.part->weights || !learns(motion.params, motion.self))
+    if (!motion.part->dir || !learns(motion.params, motion.self))
         return GIMBAL_OK;
     TRY(path_join(path, folder, part_name(PART_MOTION), err));
     TRY(export_network(t, &motion, path, ema, err));
