@@ -315,6 +315,23 @@ int parts_identity(const Part part[PART_COUNT], char hex[65], gimbal_error *err)
     return code;
 }
 
+int parts_content(const Part part[PART_COUNT], unsigned kinds, char hex[65], gimbal_error *err)
+{
+    Sha256 *sha = sha256_new();
+    if (!sha)
+        return fail(err, GIMBAL_ENOMEM, "no memory for a hash");
+    int code = GIMBAL_OK;
+    for (PartKind kind = 0; kind < PART_COUNT && !code; kind++) {
+        const WeightSet *weights = kinds >> kind & 1 ? part[kind].weights : NULL;
+        if (kinds >> kind & 1)
+            code = hash_part(sha, &part[kind], kind, err);
+        for (int i = 0; weights && i < weights_count(weights); i++)
+            sha256_add(sha, weights_entry(weights, i)->data, weights_entry(weights, i)->bytes);
+    }
+    sha256_end(sha, hex);
+    return code;
+}
+
 /* ---- open and close ---------------------------------------------------------------------- */
 
 static int open_engine(gimbal_engine *e, gimbal_error *err)

@@ -96,6 +96,8 @@ int engine_open_training(gimbal_engine **out, const char *model, const char *mot
                          gimbal_error *err);
 /* SHA-256 over the parts' configs and weight headers; parts that are absent count as such. */
 int parts_identity(const Part part[PART_COUNT], char hex[65], gimbal_error *err);
+/* SHA-256 over some parts (bits of PartKind), every number of their weights included. */
+int parts_content(const Part part[PART_COUNT], unsigned kinds, char hex[65], gimbal_error *err);
 /* EMODEL where the model opens but cannot make clips: an image model without a motion adapter. */
 int engine_can_sample(const gimbal_engine *, gimbal_error *err);
 /* The schedule under the settings' betas and spacing (NULL: the model's own). */

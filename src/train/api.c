@@ -163,16 +163,19 @@ static void begin_anew(struct gimbal_trainer *t)
 
 /* ---- data and caches ---------------------------------------------------------------------------- */
 
-/* Names encoder, data and size: what was encoded under another key is never used. */
-static int cache_key(const struct gimbal_trainer *t, const char *what, char hex[65], gimbal_error *err)
+/* Names encoder, data and size: what was encoded under another key is never used. encoder: its parts, bits of
+ * PartKind; another network behind the same encoder finds what was encoded for the first. */
+static int cache_key(const struct gimbal_trainer *t, const char *what, unsigned encoder, char hex[65],
+                     gimbal_error *err)
 {
     char text[128];
+    TRY(parts_content(t->engine->part, encoder, hex, err));
     Sha256 *sha = sha256_new();
     if (!sha)
         return fail(err, GIMBAL_ENOMEM, "no memory for a hash");
-    const int n = snprintf(text, sizeof text, "%s %dx%d 1\n", what, t->s.width, t->s.height);
+    const int n = snprintf(text, sizeof text, "%s %dx%d 2\n", what, t->s.width, t->s.height);
     sha256_add(sha, text, (size_t)n);
-    sha256_add(sha, t->engine->identity, 64);
+    sha256_add(sha, hex, 64);
     sha256_add(sha, t->clips->identity, strlen(t->clips->identity));
     sha256_end(sha, hex);
     return GIMBAL_OK;
@@ -188,9 +191,9 @@ static int open_caches(struct gimbal_trainer *t, gimbal_error *err)
         snprintf(folder, sizeof folder, "%s", t->s.cache);
     else
         TRY(path_join(folder, t->output, "cache", err));
-    TRY(cache_key(t, "moments", key, err));
+    TRY(cache_key(t, "moments", 1u << PART_VAE, key, err));
     TRY(cache_open(&t->moments, folder, "moments", key, 2 * (int64_t)s.c * s.h * s.w, t->ranks->rank, err));
-    TRY(cache_key(t, "text", key, err));
+    TRY(cache_key(t, "text", 1u << PART_TEXT | 1u << PART_TOKENIZER, key, err));
     return cache_open(&t->texts, folder, "text", key, (int64_t)TOKENS * t->engine->shape.context,
                       t->ranks->rank, err);
 }
