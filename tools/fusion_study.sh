@@ -4,7 +4,8 @@
 # is there is not made again, and an interrupted training goes on. Then a table in Markdown, means with 95 % intervals over seeds.
 #     tools/fusion_study.sh BUILD FOLDER [STEPS [SEEDS [CLIPS]]]      make study-videofusion
 set -eu
-build=${1:?usage: tools/fusion_study.sh BUILD FOLDER [STEPS [SEEDS [CLIPS]]]} out=${2:?a folder} steps=${3:-800} seeds=${4:-3} clips=${5:-48}
+export GOMP_SPINCOUNT=1000 # as the program sets it for itself: the cores may be shared with other work
+build=${1:?usage: tools/fusion_study.sh BUILD FOLDER [STEPS [SEEDS [CLIPS]]]} out=${2:?a folder} steps=${3:-600} seeds=${4:-3} clips=${5:-48}
 mkdir -p "$out"
 touch "$out/runs.jsonl"
 
@@ -31,7 +32,7 @@ run() { # NAME FLAGS SEED
     local folder="$out/$(tr ' ' '-' <<< "$1")-$3" motion=() flags
     read -ra flags <<< "--recipe videofusion $2"
     [ "$1" = 'video U-Net' ] && motion=(--motion "$adapter")
-    "$build/gimbal" train --model models/toyworld --seed "$3" --data toyworld:count=10000 -o "$folder" --resume \
+    "$build/gimbal" train --model models/toyworld --seed "$3" --data toyworld:count=8000 -o "$folder" --resume \
         --steps "$steps" --batch 8 --micro 4 --lr 4e-4 --warmup 50 --schedule cosine --debiased 1 --ema 0.995 --cache "$out/cache" \
         --frames 16 --save-every 200 --keep 1 --validation 0 --validate-every 0 --save-type F16 --quiet \
         "${flags[@]}" "${motion[@]}" > /dev/null
