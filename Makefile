@@ -5,8 +5,8 @@
 
 SHELL := /bin/bash
 GIMBAL := build/release/gimbal
-PROMPT := a red circle moving down over a striped green background
-SEED := 24
+PROMPT := green triangle bouncing, striped orange background
+SEED := 15
 IMAGE_PROMPT := a large red circle moving right over a plain white background
 PREFIX ?= /usr/local
 PYTHON ?= python3
