@@ -579,7 +579,8 @@ typedef struct {
     double lambda;        /* videofusion: share of the base noise off the key frame, in [0, 1) */
     int key_frame;        /* videofusion: counted from 0; the recipe's own is floor(frames / 2) - 1 */
     const char *residual; /* videofusion: how the residual's network of an image model begins: "base": as the
-                             base's, and reads its frames at unit variance; "new": at random */
+                             base's, and reads its frames at unit variance; "video": the same with the motion
+                             adapter's modules, its layers over time; "new": at random */
     int freeze_base;      /* videofusion: 1: the base is not trained */
     int stop_gradient;    /* videofusion: 0: as in the ablation, gradients of the residual reach the base */
     uint64_t seed;

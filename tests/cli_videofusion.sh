@@ -86,6 +86,22 @@ run generate $RUN --steps 40 --frames 64 --seed 3 -o "$out/whole.gif"
 run generate $RUN --steps 40 --frames 64 --seed 3 --resume -o "$out/cut.gif" && cmp -s "$out/whole.gif" "$out/cut.gif"
 ok 'a run that was stopped gives the bytes of one that was not'
 
+# ---- layers over time --------------------------------------------------------------------------------------------------------
+
+fresh
+seeing=$work/seeing
+cp -r "$pair" "$seeing" && cp -r $GOLD/model-motion "$seeing/residual/motion_adapter" && chmod -R u+w "$seeing"
+run info --json "$seeing" && grep -q '"usable": *true' "$work/std" && grep -q '"motion_adapter"' "$work/std"
+ok 'info tells of a residual network with layers over time'
+run generate $RUN --seed 5 -o "$out/a.gif" --save-latents "$out/a.safetensors" &&
+    run generate $RUN --seed 5 --model "$seeing" -o "$out/b.gif" --save-latents "$out/b.safetensors" &&
+    [ "$(frame "$out/a.safetensors" 2 6)" = "$(frame "$out/b.safetensors" 2 6)" ] &&
+    [ "$(frame "$out/a.safetensors" 1 6)" != "$(frame "$out/b.safetensors" 1 6)" ]
+ok 'they change every frame but the key frame'
+run generate $RUN --model "$seeing" --frames 512 --width 16 --height 16 --steps 2 -o "$out/longest.gif" &&
+    run generate $RUN --model "$seeing" --frames 1 -o "$out/one.gif" && run generate $RUN --model "$seeing" --frames 7 -o "$out/seven.gif"
+ok '512 frames with them, one, and one more than was trained'
+
 # ---- folders that are refused ------------------------------------------------------------------------------------------------
 
 # breaks TEXT NAME COMMAND: the folder after COMMAND is refused with TEXT
@@ -100,6 +116,12 @@ breaks 'no residual' 'no residual network' 'rm -r residual'
 breaks 'class_embedding.linear_1' "the base's weights as the residual's" 'cp base/*.safetensors residual/'
 breaks 'cross_attention_dim' 'networks of other texts' \
     "sed -i 's/\"cross_attention_dim\": 12/\"cross_attention_dim\": 16/' residual/config.json"
+
+pair=$seeing
+breaks 'knows frames of one timestep' 'shares of their own for frames that see each other' \
+    "sed -i 's/\"lambda\": 0.5/\"lambda\": [0.5, 0.5, 1, 0.5, 0.5, 0.4]/' videofusion.json"
+breaks 'positions' 'more frames than the layers over time know' "sed -i 's/\"frame_count\": 6/\"frame_count\": 99/' videofusion.json"
+breaks 'motion_adapter' 'layers over time of another network' "cp base/*.safetensors residual/motion_adapter/"
 
 echo "$((n - failed)) passed, $failed failed"
 [ "$failed" = 0 ]

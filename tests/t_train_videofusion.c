@@ -297,18 +297,18 @@ static void a_frozen_base_has_no_gradients_and_is_saved_all_the_same(void **stat
     free(was), free(is);
 }
 
-/* From an image model: the residual's network begins as the base's, or at random, and the result is a model.
- */
+/* From an image model: the residual's network begins as the base's, with layers over time, or at random, and
+ * the result is a model. */
 static void a_pair_begins_from_an_image_model(void **state)
 {
     (void)state;
-    static const char *const ways[] = {"base", "new"};
-    double losses[2];
-    for (int i = 0; i < 2; i++) {
+    static const char *const ways[] = {"base", "video", "new"};
+    double losses[3];
+    for (int i = 0; i < 3; i++) {
         gimbal_train_settings s = settings(FOLDER "model", 2);
-        s.residual = ways[i], s.lr = 1e-3;
+        s.residual = ways[i], s.lr = 1e-3, s.motion = i == 1 ? FOLDER "model-motion" : NULL;
         gimbal_trainer *t = begin(&s);
-        assert_int_equal(t->set.n, 212 + 208);
+        check(i == 1 ? t->set.n > 212 + 208 : t->set.n == 212 + 208, "%s: %d tensors", ways[i], t->set.n);
         fill_batch(t, 0, 0);
         losses[i] = learn(t, true);
         double norm[MAX_NETS];
@@ -324,20 +324,60 @@ static void a_pair_begins_from_an_image_model(void **state)
               scratch);
         gimbal_engine *e;
         check_ok(gimbal_open(&e, in_scratch("saved"), NULL, &err), err);
-        check(!strcmp(gimbal_family(e), "videofusion") && e->split.rescale == !i && e->split.key == 1 &&
-                  e->split.frames == 4 && e->run.width == 40,
+        check(!strcmp(gimbal_family(e), "videofusion") && e->split.rescale == (i < 2) && e->split.key == 1 &&
+                  e->split.frames == 4 && e->run.width == 40 && e->residual_shape.motion == (i == 1),
               "%s: what sampling must know", ways[i]);
         gimbal_settings run;
         gimbal_session *session;
         gimbal_defaults(&run, e);
         run.prompt = "red", run.steps = 2;
-        float latents[4 * 4 * 6 * 5];
-        check_ok(gimbal_begin(&session, e, &run, &err), err);
-        assert_int_equal(shape_count(gimbal_latent_shape(session)), COUNT(latents));
-        check_ok(gimbal_sample(session, latents, &err), err);
-        gimbal_end(session), gimbal_close(e);
+        float latents[4 * 9 * 6 * 5];
+        for (int frames = 4; frames <= 9; frames += 5) { /* as trained, and longer */
+            run.frames = frames;
+            check_ok(gimbal_begin(&session, e, &run, &err), err);
+            assert_int_equal(shape_count(gimbal_latent_shape(session)), 4 * frames * 6 * 5);
+            check_ok(gimbal_sample(session, latents, &err), err);
+            gimbal_end(session);
+        }
+        gimbal_close(e);
     }
-    check(losses[0] != losses[1], "the two ways begin differently");
+    check(losses[0] != losses[1] && losses[1] != losses[2], "the three ways begin differently");
+}
+
+/* New modules begin silent, so that the loss is what it was without them, the key frame's row included in the
+ * clip and left out of the sum; then they learn. A pair goes on with its own. */
+static void layers_over_time_begin_with_nothing_and_learn(void **state)
+{
+    (void)state;
+    double before[2], after, norm[MAX_NETS];
+    shell("mkdir %s/new && cp " FOLDER "model-motion/config.json %s/new", scratch, scratch);
+    gimbal_train_settings s = settings(FOLDER "model", 2);
+    gimbal_trainer *t = begin(&s);
+    fill_batch(t, 0, 0);
+    before[0] = learn(t, false);
+    gimbal_train_end(t);
+
+    s.residual = "video", s.motion = in_scratch("new"), s.train = "*motion_modules*", s.lr = 1e-2,
+    s.steps = 40;
+    t = begin(&s);
+    fill_batch(t, 0, 0);
+    before[1] = learn(t, false);
+    check_near(before[1], before[0], 1e-6 * before[0], "the loss with silent modules");
+    for (int i = 0; i < s.steps; i++) {
+        learn(t, true);
+        check_ok(trainer_update(t, norm, &err), err);
+    }
+    after = learn(t, false);
+    check(after < 0.97 * before[1], "the loss was %g and is %g", before[1], after);
+    shell("mkdir %s/saved && cp -r %s/model/[!br]* %s/saved/", scratch, scratch, scratch);
+    check_ok(t->recipe->save(t->self, t, in_scratch("saved"), false, &err), err);
+    gimbal_train_end(t);
+
+    gimbal_train_settings pairs = settings(in_scratch("saved"), 2);
+    t = begin(&pairs);
+    fill_batch(t, 0, 0);
+    check_near(learn(t, false), after, 1e-6 * after, "the pair's loss");
+    gimbal_train_end(t);
 }
 
 /* Steps on one batch: both parts of the loss fall, and each network's gradient is clipped by itself. */
@@ -384,6 +424,16 @@ static void what_does_not_fit_is_refused(void **state)
     s = settings("tests/golden/consisti2v-tiny/model", 2), s.width = s.height = -1;
     check_fails(gimbal_train_begin(&t, &s, &no_clips, NULL, output, 0, NULL, NULL, &err), GIMBAL_EUSAGE, err,
                 "image models");
+    s = settings(FOLDER "model", 2), s.residual = "video";
+    check_fails(gimbal_train_begin(&t, &s, &no_clips, NULL, output, 0, NULL, NULL, &err), GIMBAL_EUSAGE, err,
+                "motion adapter");
+    s = settings(FOLDER "model", 1), s.residual = "video", s.motion = FOLDER "model-motion";
+    s.stop_gradient = 0;
+    check_fails(gimbal_train_begin(&t, &s, &no_clips, NULL, output, 0, NULL, NULL, &err), GIMBAL_EUSAGE, err,
+                "without layers over time");
+    s.stop_gradient = 1, s.frames = 99;
+    check_fails(gimbal_train_begin(&t, &s, &no_clips, NULL, output, 0, NULL, NULL, &err), GIMBAL_EUSAGE, err,
+                "--frames is 99");
 }
 
 int main(void)
@@ -395,6 +445,7 @@ int main(void)
         TEST(without_the_stop_it_does),
         TEST(a_frozen_base_has_no_gradients_and_is_saved_all_the_same),
         TEST(a_pair_begins_from_an_image_model),
+        TEST(layers_over_time_begin_with_nothing_and_learn),
         TEST(the_pair_learns_a_batch),
         TEST(what_does_not_fit_is_refused),
     };

@@ -136,14 +136,23 @@ static const Family *family_of(const Part part[PART_COUNT])
     return family;
 }
 
+/* Where a part lies: of two networks the motion adapter is the residual's. */
+static int home_of(char home[PATH_ROOM], PartKind kind, const char *folder, gimbal_error *err)
+{
+    if (kind == PART_MOTION && part_expected(PART_SPLIT, folder))
+        return path_join(home, folder, part_name(PART_RESIDUAL), err);
+    snprintf(home, PATH_ROOM, "%s", folder);
+    return GIMBAL_OK;
+}
+
 /* A motion adapter beside a model that takes none is none of its parts. */
-static bool has_motion(const Part part[PART_COUNT], const char *folder, gimbal_error *err)
+static bool has_motion(const Part part[PART_COUNT], const char *home, gimbal_error *err)
 {
     char dir[PATH_ROOM], weights[PATH_ROOM];
     const Family *family = family_of(part);
-    if ((family && !family->needs_motion) || part_expected(PART_SPLIT, folder))
+    if (family && !family->needs_motion && !family->split)
         return false;
-    return locate_motion(folder, NULL, dir, weights, err) || dir[0];
+    return locate_motion(home, NULL, dir, weights, err) || dir[0];
 }
 
 /* Every part of the folder; `sound` is cleared when one of them has an error. */
@@ -152,10 +161,12 @@ static json_t *parts_json(Part part[PART_COUNT], const char *folder, Arena *keep
     json_t *out = json_object();
     for (PartKind kind = 0; kind < PART_COUNT; kind++) {
         gimbal_error err = {0};
-        if (kind == PART_MOTION ? !has_motion(part, folder, &err) : !part_expected(kind, folder))
+        char home[PATH_ROOM] = "";
+        home_of(home, kind, folder, &err);
+        if (kind == PART_MOTION ? !has_motion(part, home, &err) : !part_expected(kind, folder))
             continue;
         if (!err.code)
-            locate_part(&part[kind], kind, folder, keep, &err);
+            locate_part(&part[kind], kind, home, keep, &err);
         put(out, part_name(kind), part_json(&part[kind], kind, &err));
         *sound = *sound && !err.code;
     }

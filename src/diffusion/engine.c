@@ -51,12 +51,11 @@ static int read_configs(gimbal_engine *e, gimbal_error *err)
 static int read_motion(gimbal_engine *e, gimbal_error *err)
 {
     char folder[PATH_ROOM];
-    if (e->family->needs_motion) {
-        TRY(model_folder(folder, e->model, err));
+    TRY(model_folder(folder, e->model, err));
+    if (e->family->needs_motion)
         return read_adapter(e, folder, e->motion, err);
-    }
     if (!e->motion)
-        return GIMBAL_OK;
+        return e->family->split ? read_adapter(e, e->part[PART_RESIDUAL].dir, NULL, err) : GIMBAL_OK;
     return fail_hint(err, GIMBAL_EUSAGE, "leave --motion away",
                      "--motion is %s, but %s is a %s model, which takes no motion adapter", e->motion,
                      e->model, e->family->name);
@@ -144,7 +143,7 @@ static int64_t count_unet(const gimbal_engine *e)
     unet_params(e->unet, &p);
     unet_motion_params(e->unet, &p);
     if (e->residual)
-        unet_params(e->residual, &p);
+        unet_params(e->residual, &p), unet_motion_params(e->residual, &p);
     return count;
 }
 
@@ -169,23 +168,27 @@ static int silence_leaf(Params *p, Weight *w)
     return GIMBAL_OK;
 }
 
-/* What training begins without. A new motion module's first contribution is nothing (Guo et al.,
- * section 4.2). */
-static int begin_fresh(gimbal_engine *e, gimbal_error *err)
+int engine_begin_motion(Unet *unet, uint64_t seed, Arena *keep, int *made, gimbal_error *err)
 {
     static const char *const everything[] = {"*", NULL};
-    const Part *unet = &e->part[PART_UNET], *motion = &e->part[PART_MOTION];
     Params p = {.leaf = silence_leaf};
+    TRY(bind_fresh(NULL, "", unet_motion_params, unet, everything, seed, keep, made, err));
+    unet_motion_params(unet, &p);
+    return GIMBAL_OK;
+}
+
+/* What training begins without. */
+static int begin_fresh(gimbal_engine *e, gimbal_error *err)
+{
+    const Part *unet = &e->part[PART_UNET], *motion = &e->part[PART_MOTION];
     int made = 0;
     if (!e->training)
         return GIMBAL_OK;
     if (e->family->unet_fresh)
         TRY(bind_fresh(unet->weights, "", unet_params, e->unet, e->family->unet_fresh, e->seed, &e->keep,
                        &e->fresh, err));
-    if (!motion->dir || motion->weights)
-        return GIMBAL_OK;
-    TRY(bind_fresh(NULL, "", unet_motion_params, e->unet, everything, e->seed, &e->keep, &made, err));
-    unet_motion_params(e->unet, &p);
+    if (motion->dir && !motion->weights)
+        TRY(engine_begin_motion(e->unet, e->seed, &e->keep, &made, err));
     e->fresh += made;
     return GIMBAL_OK;
 }
@@ -200,9 +203,9 @@ static int build(gimbal_engine *e, gimbal_error *err)
     TRY(vae_build(&e->vae, &e->keep, part[PART_VAE].config, part[PART_VAE].where, err));
     TRY(begin_fresh(e, err));
     TRY(bind_weights(part[PART_UNET].weights, "", unet_params, e->unet, e->family->unet_ignore, NULL, err));
-    if (part[PART_MOTION].weights)
-        TRY(bind_weights(part[PART_MOTION].weights, "", unet_motion_params, e->unet, e->family->motion_ignore,
-                         NULL, err));
+    if (part[PART_MOTION].weights) /* of two networks the residual's */
+        TRY(bind_weights(part[PART_MOTION].weights, "", unet_motion_params,
+                         e->residual ? e->residual : e->unet, e->family->motion_ignore, NULL, err));
     TRY(bind_weights(part[PART_VAE].weights, "", vae_params, e->vae, vae_ignore, old_diffusers_names, err));
     return bind_weights(part[PART_TEXT].weights, "", clip_params, e->clip, clip_ignore, NULL, err);
 }
@@ -405,9 +408,9 @@ void gimbal_close(gimbal_engine *e)
     if (!e)
         return;
     drop_packs(unet_params, e->unet);
-    if (e->part[PART_MOTION].dir && e->unet)
-        drop_packs(unet_motion_params, e->unet);
+    drop_packs(unet_motion_params, e->unet);
     drop_packs(unet_params, e->residual);
+    drop_packs(unet_motion_params, e->residual);
     memo_free(e->memo);
     drop_packs(vae_params, e->vae);
     drop_packs(clip_params, e->clip);

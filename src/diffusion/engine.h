@@ -94,6 +94,9 @@ struct gimbal_engine {
  * the family lists), and a motion adapter may be a config without weights: they begin with random values. */
 int engine_open_training(gimbal_engine **out, const char *model, const char *motion, uint64_t seed,
                          gimbal_error *err);
+/* First values for all of a network's motion modules, counted in *made. What a new one adds is nothing at
+ * first (Guo et al., section 4.2). */
+int engine_begin_motion(Unet *, uint64_t seed, Arena *keep, int *made, gimbal_error *err);
 /* SHA-256 over the parts' configs and weight headers; parts that are absent count as such. */
 int parts_identity(const Part part[PART_COUNT], char hex[65], gimbal_error *err);
 /* SHA-256 over some parts (bits of PartKind), every number of their weights included. */
@@ -212,6 +215,8 @@ typedef struct {
     const Schedule *schedule;
     gimbal_shape shape;  /* of the clip */
     int key, group;      /* the key frame; frames of one call of the residual's network */
+    bool over_time;      /* they see each other and the key frame */
+    int key_place;       /* then the key frame's place in a call */
     const double *share; /* [F] of the base in each frame's noise */
     bool rescale;
     double cfg_base; /* of the base's network; 0: as the residual's */
@@ -224,7 +229,7 @@ typedef struct {
 } Split;
 /* Most frames of a group: by the picture's size alone, so that memory stays bounded and nothing else decides.
  */
-int split_group(gimbal_shape);
+int split_group(const NoiseSplit *, const UnetShape *residual, gimbal_shape);
 int split_calls(const Split *); /* of the residual's network in one prediction */
 int split_memory(Split *, gimbal_error *err);
 void split_free(Split *);

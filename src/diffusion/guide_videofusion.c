@@ -15,6 +15,10 @@
  * memory; they do not see each other, and a group that is not full is filled with its last frame. In longer
  * clips than were trained the numbers go on: the paper shows 512 frames and does not say what they were told.
  *
+ * A residual's network with layers over time sees a clip of the trained length: the key frame at its place,
+ * where z'_k = a xhat_k tells the base's picture, and the others around it. Longer clips are cut so, and the
+ * last cut reaches back to be whole.
+ *
  * Knows arrays and two networks as callbacks. Refuses to know what a network is, seeds and samplers. */
 #include "diffusion/engine.h"
 
@@ -25,11 +29,25 @@
 /* Latent pixels of one call, at most: eight frames of 512 x 512. */
 enum { GROUP_POINTS = 8 * 64 * 64, GROUP_FRAMES = 16 };
 
-int split_group(gimbal_shape s)
+int split_group(const NoiseSplit *split, const UnetShape *residual, gimbal_shape s)
 {
+    if (residual->motion)
+        return MIN(s.f, split->frames);
     const int64_t most = MIN(MAX(GROUP_POINTS / ((int64_t)s.h * s.w), 1), GROUP_FRAMES);
     const int64_t frames = MAX(s.f - 1, 1), calls = (frames + most - 1) / most;
     return (int)((frames + calls - 1) / calls);
+}
+
+/* Frames of a whole group, the key frame among them. */
+static int next_cut(const Split *s, int *at, int *place)
+{
+    const int others = s->shape.f - 1, each = s->group - 1, from = MAX(MIN(*at, others - each), 0);
+    if (*at >= others)
+        return 0;
+    for (int i = 0, n = from; i < s->group; i++)
+        place[i] = i == s->key_place ? s->key : n + (n >= s->key), n += i != s->key_place;
+    *at = from + each;
+    return s->group;
 }
 
 /* The next group: frames from *at on that are not the key frame, of one share where the timestep hangs on it;
@@ -37,6 +55,8 @@ int split_group(gimbal_shape s)
 static int next_group(const Split *s, int *at, int *place)
 {
     int n = 0;
+    if (s->over_time)
+        return next_cut(s, at, place);
     for (; *at < s->shape.f && n < s->group; ++*at) {
         if (*at == s->key)
             continue;
@@ -49,7 +69,7 @@ static int next_group(const Split *s, int *at, int *place)
 
 int split_calls(const Split *s)
 {
-    int at = 0, calls = 0, place[GROUP_FRAMES];
+    int at = 0, calls = 0, place[SPLIT_FRAMES];
     while (next_group(s, &at, place))
         calls++;
     return calls;
@@ -123,7 +143,7 @@ static int predict_group(Split *s, const float *x, int n, double t, double cfg, 
 {
     double scale = 1, at = t;
     if (s->rescale)
-        at = split_timestep(s->schedule, t, s->share[s->place[0]], &scale);
+        at = split_timestep(s->schedule, t, s->share[s->place[s->place[0] == s->key]], &scale);
     for (int i = 0; i < s->group; i++) {
         const int frame = s->place[MIN(i, n - 1)];
         s->number[i] = frame + 1;
@@ -131,7 +151,8 @@ static int predict_group(Split *s, const float *x, int n, double t, double cfg, 
     }
     TRY(s->residual.eps(s->residual.self, s->rows, s->number, at, cfg, NULL, s->rhat, err));
     for (int i = 0; i < n; i++)
-        join(s, s->place[i], s->rhat, i, raw);
+        if (s->place[i] != s->key)
+            join(s, s->place[i], s->rhat, i, raw);
     return GIMBAL_OK;
 }
 

@@ -102,7 +102,7 @@ static int plan_two(Plans *p, const Run *run, gimbal_error *err)
 {
     const gimbal_engine *e = p->engine;
     gimbal_shape one = run->shape, group = run->shape;
-    one.f = 1, group.f = split_group(run->shape);
+    one.f = 1, group.f = split_group(&e->split, unet_shape(e->residual), run->shape);
     TRY(plan_guide(p, &p->base, run, e->unet, one, run->base_of, COUNT(run->base_of), err));
     TRY(plan_guide(p, &p->guide, run, e->residual, group, run->calls_of, COUNT(run->calls_of), err));
     p->split = (Split){
@@ -110,6 +110,8 @@ static int plan_two(Plans *p, const Run *run, gimbal_error *err)
         .shape = run->shape,
         .key = split_key(&e->split, run->shape.f),
         .group = group.f,
+        .over_time = unet_shape(e->residual)->motion,
+        .key_place = split_key(&e->split, group.f),
         .share = run->share,
         .rescale = e->split.rescale,
         .cfg_base = run->s.cfg_base,
@@ -146,8 +148,9 @@ static uint64_t split_floats(const gimbal_engine *e, const Run *run)
     if (!e->residual)
         return 0;
     const uint64_t frame = shape_count(run->shape) / (uint64_t)run->shape.f,
+                   group = (uint64_t)split_group(&e->split, unet_shape(e->residual), run->shape),
                    keys = (uint64_t)unet_text_width(e->residual) * TOKENS * (uint64_t)run->batch;
-    return keys + frame * (3 + 2 * (uint64_t)split_group(run->shape) + 3 * (uint64_t)memo_entries(run));
+    return keys + frame * (3 + 2 * group + 3 * (uint64_t)memo_entries(run));
 }
 
 /* Arrays beside the plans: the guide's clip and prompts, the driver's and sampler's (about ten clips),

@@ -62,7 +62,7 @@ static int mid_config(const Config *c, UnetShape *s)
     return GIMBAL_OK;
 }
 
-static int motion_config(const Config *c, const char *unet_where, UnetShape *s)
+int config_motion(const Config *c, const char *unet_where, UnetShape *s)
 {
     int width[MAX_LEVELS], levels, layers[MAX_LEVELS];
     TRY(json_refuse(c->json, c->where, motion_rules, c->err));
@@ -105,7 +105,7 @@ static int shape(const FolderConfigs *configs, UnetShape *out, RunDefaults *run,
     TRY(config_unet2d(&unet, false, &s));
     TRY(unet_check(&s, unet.where, NULL, err)); /* its own faults before the adapter is held against it */
     if (motion.json) /* without one the model still opens: for its text encoder and VAE */
-        TRY(motion_config(&motion, unet.where, &s));
+        TRY(config_motion(&motion, unet.where, &s));
     TRY(unet_check(&s, unet.where, motion.where, err));
     TRY(defaults(&unet, &s, run));
     *out = s;

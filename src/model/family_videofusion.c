@@ -2,6 +2,7 @@
  *
  *     base/, residual/    UNet2DConditionModel folders of diffusers; the residual's network has
  *                         class_embed_type "timestep": it is told each frame's number, counted from 1
+ *     residual/motion_adapter/    a MotionAdapter, where it has layers over time (the paper tells of none)
  *     videofusion.json    {"lambda": 0.5, "key_frame": 7, "frame_count": 16, "rescale": true,
  *                          "width": 256, "height": 256}
  *
@@ -129,20 +130,41 @@ static int check_pair(const Config *c, const UnetShape *residual, const char *ba
     return GIMBAL_OK;
 }
 
+/* Frames that see each other have one timestep. */
+static int check_over_time(const Config *c, const UnetShape *residual, const NoiseSplit *s)
+{
+    if (s->listed && s->rescale)
+        return fail(c->err, GIMBAL_EMODEL,
+                    "%s: \"lambda\" is a list and \"rescale\" is true, but residual/motion_adapter/ knows "
+                    "frames of one timestep",
+                    c->where);
+    if (s->frames > residual->max_frames)
+        return fail(c->err, GIMBAL_EMODEL,
+                    "%s: \"frame_count\" is %d, but residual/motion_adapter/ knows %d positions", c->where,
+                    s->frames, residual->max_frames);
+    return GIMBAL_OK;
+}
+
 static int split(const FolderConfigs *configs, const UnetShape *base, UnetShape *residual, NoiseSplit *out,
                  gimbal_error *err)
 {
     const Config c = {configs->residual, configs->residual_where, err},
-                 json = {configs->split, configs->split_where, err};
+                 json = {configs->split, configs->split_where, err},
+                 motion = {configs->motion, configs->motion_where, err};
     static const ConfigRule same_class[] = {{"_class_name", "\"UNet2DConditionModel\""}, {NULL, NULL}};
     UnetShape s = {0};
     TRY(json_refuse(c.json, c.where, same_class, err));
     TRY(config_unet2d(&c, true, &s));
     TRY(unet_check(&s, c.where, NULL, err));
     TRY(check_pair(&c, &s, configs->unet_where, base));
+    if (motion.json) {
+        TRY(config_motion(&motion, c.where, &s));
+        TRY(unet_check(&s, c.where, motion.where, err));
+    }
     *residual = s;
     *out = (NoiseSplit){0};
-    return read_split(&json, out);
+    TRY(read_split(&json, out));
+    return s.motion ? check_over_time(&json, &s, out) : GIMBAL_OK;
 }
 
 static const char *const nothing[] = {NULL};

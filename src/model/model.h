@@ -315,6 +315,8 @@ int config_sample_size(const Config *, int def, int size[2]);
 /* All of a UNet2DConditionModel as diffusers builds it; keys of which one value is implemented are refused by
  * name. numbered: it must be one that is told a number beside the timestep, else it must not. */
 int config_unet2d(const Config *, bool numbered, UnetShape *);
+/* A MotionAdapter's config, for the U-Net that the shape tells already (family_animatediff.c). */
+int config_motion(const Config *, const char *unet_where, UnetShape *);
 
 /* Numbers a run falls back on. */
 typedef struct {

@@ -167,9 +167,10 @@ int unet_check(const UnetShape *s, const char *where, const char *motion_where, 
         return fail(err, GIMBAL_EMODEL,
                     "%s: %d input, %d output channels, %d groups, text width %d; all must be positive", where,
                     s->in, s->out, s->groups, s->context);
-    if (s->numbered && (s->stride || s->motion || s->temporal || s->blend_heads))
+    if (s->numbered && (s->stride || s->temporal || s->blend_heads))
         return fail(err, GIMBAL_EMODEL,
-                    "%s: a network that is told each frame's number has no layers over time", where);
+                    "%s: a network that is told each frame's number has no layers over time of its own",
+                    where);
     if (s->width[0] % 2)
         return fail(err, GIMBAL_EMODEL,
                     "%s: \"block_out_channels\"[0] is %d; the time embedding needs an even number", where,

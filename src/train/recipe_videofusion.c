@@ -14,7 +14,8 @@
  * l_i), times 1 - l_i. With stop_gradient 0, the paper's counter-example, both are one graph.
  *
  * The residual's network begins as the base's, told each frame's number through an embedding whose second
- * layer is zero, and then reads z' at unit variance (guide_videofusion.c); or at random.
+ * layer is zero, and then reads z' at unit variance (guide_videofusion.c); or at random. With layers over
+ * time, a motion adapter's, it reads the key frame too, z'_k = z_k - s [bhat], whose answer does not count.
  *
  * Knows the two networks and rows. Refuses to know data, optimisers and sampling. */
 #include "train/train.h"
@@ -30,10 +31,11 @@ typedef struct {
     char *residual_config; /* text of its config; NULL: the folder's own */
     NoiseSplit split;
     bool base_learns, residual_learns, joint; /* joint: one graph */
+    bool over_time;                           /* the residual's network has layers over time */
     Tape *tape[2];
-    Plan *look, *learn_base;          /* bhat; the key frame's loss, with backward */
-    Plan *rest, *learn_rest, *whole;  /* the others' loss without and with backward; all of it in one */
-    int clips, others;                /* others: F - 1 */
+    Plan *look, *learn_base;         /* bhat; the key frame's loss, with backward */
+    Plan *rest, *learn_rest, *whole; /* the others' loss without and with backward; all of it in one */
+    int clips, others; /* others: frames that the residual's network reads, F - 1, or F over time */
     float *key, *key_weight, *bhat;   /* [B,h,w,C], [B], [B,h,w,C] */
     float *rows, *target, *weight;    /* z' [B*others,h,w,C], what rhat is to be, [B*others] */
     float *time, *rest_time, *number; /* [B,width0] of each network, [B*others,width0] */
@@ -119,7 +121,7 @@ static bool learns(Unet *unet)
 {
     bool any = false;
     Params p = {.leaf = look_leaf, .user = &any};
-    unet_params(unet, &p);
+    unet_params(unet, &p), unet_motion_params(unet, &p);
     return any;
 }
 
@@ -139,10 +141,16 @@ static void set_unit(Weight *w, double c)
     weight_drop(w); /* what a backend packed of it */
 }
 
+/* The frame of place n of a clip's rows. */
+static int frame_at(const VideoFusion *v, int frames, int n)
+{
+    return n + (!v->over_time && n >= split_key(&v->split, frames));
+}
+
 static int take_arrays(VideoFusion *v, struct gimbal_trainer *t, gimbal_error *err)
 {
     const gimbal_shape s = t->batch.shape;
-    const size_t B = (size_t)t->s.micro, N = B * (size_t)(s.f - 1), frame = (size_t)s.c * s.h * s.w;
+    const size_t B = (size_t)t->s.micro, N = B * (size_t)v->others, frame = (size_t)s.c * s.h * s.w;
     const size_t width = (size_t)unet_shape(v->base.unet)->width[0],
                  rest_width = (size_t)unet_shape(v->residual.unet)->width[0];
     const struct {
@@ -156,10 +164,9 @@ static int take_arrays(VideoFusion *v, struct gimbal_trainer *t, gimbal_error *e
     for (int i = 0; i < COUNT(arrays); i++)
         if (!(*arrays[i].array = arena_alloc(&t->keep, arrays[i].count * sizeof(float))))
             return fail(err, GIMBAL_ENOMEM, "no memory for a batch of %zu frames", N + B);
-    for (size_t i = 0; i < N; i++) {
-        const int f = (int)(i % (size_t)(s.f - 1)), key = split_key(&v->split, s.f);
-        timestep_features(f + (f >= key) + 1, (int)rest_width, v->number + i * rest_width);
-    }
+    for (size_t i = 0; i < N; i++)
+        timestep_features(frame_at(v, s.f, (int)(i % (size_t)v->others)) + 1, (int)rest_width,
+                          v->number + i * rest_width);
     TRY(unit(&t->keep, &v->minus, "base noise taken out", s.c, err));
     TRY(unit(&t->keep, &v->share, "base noise put back", s.c, err));
     return unit(&t->keep, &v->own, "residual noise", s.c, err);
@@ -167,10 +174,13 @@ static int take_arrays(VideoFusion *v, struct gimbal_trainer *t, gimbal_error *e
 
 static int start(VideoFusion *v, struct gimbal_trainer *t, gimbal_error *err)
 {
-    v->clips = t->s.micro, v->others = t->batch.shape.f - 1;
+    v->clips = t->s.micro, v->others = t->batch.shape.f - !v->over_time;
     v->base.frames = 1, v->residual.frames = v->others;
     v->base_learns = learns(v->base.unet), v->residual_learns = learns(v->residual.unet);
     v->joint = !t->s.stop_gradient && v->base_learns;
+    if (v->joint && v->over_time)
+        return fail(err, GIMBAL_EUSAGE,
+                    "--stop-gradient 0 knows residual networks without layers over time only");
     if (v->joint && v->clips != 1)
         return fail(err, GIMBAL_EUSAGE, "--stop-gradient 0 learns from one clip at a time, --micro is %d",
                     v->clips);
@@ -272,7 +282,7 @@ static void fill_row(VideoFusion *v, const struct gimbal_trainer *t, const Batch
     float *row = v->rows + (size_t)n * frame, *target = v->target + (size_t)n * frame;
     for (size_t k = 0; k < frame; k++) {
         row[k] = whole ? times * z[k] : times * (z[k] - by * bhat[k]);
-        target[k] = whole ? e[k] : (e[k] - root * bhat[k]) / own;
+        target[k] = whole ? e[k] : own > 0 ? (e[k] - root * bhat[k]) / own : 0;
     }
     v->weight[n] = (float)((double)b->weight[i] / b->shape.f / t->s.batch * (whole ? 1 : 1 - share));
 }
@@ -280,16 +290,15 @@ static void fill_row(VideoFusion *v, const struct gimbal_trainer *t, const Batch
 /* whole: for the joint graph. */
 static void fill_rest(VideoFusion *v, const struct gimbal_trainer *t, const Batch *b, bool whole)
 {
-    const int F = b->shape.f, key = split_key(&v->split, F), width = unet_shape(v->residual.unet)->width[0];
+    const int F = b->shape.f, width = unet_shape(v->residual.unet)->width[0];
     const double share = v->split.lambda[0];
     for (int i = 0, n = 0; i < b->clips; i++) {
         double scale = 1, at = b->t[i];
         if (v->split.rescale)
             at = split_timestep(&t->schedule, b->t[i], share, &scale);
         timestep_features(at, width, v->rest_time + (size_t)i * width);
-        for (int f = 0; f < F; f++)
-            if (f != key)
-                fill_row(v, t, b, i, f, n++, scale, whole);
+        for (int k = 0; k < v->others; k++)
+            fill_row(v, t, b, i, frame_at(v, F, k), n++, scale, whole);
         if (whole) {
             set_unit(&v->minus, -scale * sqrt(share) * schedule_s(&t->schedule, b->t[i]));
             set_unit(&v->share, sqrt(share));
@@ -339,9 +348,11 @@ static int learn_rest(VideoFusion *v, struct gimbal_trainer *t, const Batch *b, 
     if (!y)
         return pass_on(&t->err, err);
     const float *m = (const float *)y->d + 1;
+    const int F = b->shape.f, key = split_key(&v->split, F);
     for (int i = 0; i < b->clips; i++)
         for (int k = 0; k < v->others; k++)
-            loss[i] += (1 - v->split.lambda[0]) * (double)m[i * v->others + k] / b->shape.f;
+            loss[i] += (frame_at(v, F, k) != key) * (1 - v->split.lambda[0]) * (double)m[i * v->others + k] /
+                       b->shape.f;
     return GIMBAL_OK;
 }
 
@@ -419,6 +430,32 @@ static int residual_config(VideoFusion *v, const Part *unet, Arena *keep, gimbal
     return v->residual_config ? GIMBAL_OK : fail(err, GIMBAL_ENOMEM, "%s: no memory for a copy", unet->where);
 }
 
+/* The adapter's modules, or new ones where it is a config alone. */
+static int make_motion(VideoFusion *v, struct gimbal_trainer *t, gimbal_error *err)
+{
+    const WeightSet *weights = t->engine->part[PART_MOTION].weights;
+    int made;
+    if (!weights)
+        return engine_begin_motion(v->residual.unet, t->s.seed, &t->keep, &made, err);
+    return bind_weights(weights, "", unet_motion_params, v->residual.unet, t->engine->family->motion_ignore,
+                        NULL, err);
+}
+
+/* Whether the residual's network has layers over time: a pair's has its own. */
+static int over_time(const struct gimbal_trainer *t, bool pair, bool *out, gimbal_error *err)
+{
+    const gimbal_engine *e = t->engine;
+    const int most = pair ? e->residual_shape.max_frames : e->shape.max_frames;
+    *out = pair ? e->residual_shape.motion : t->s.residual && !strcmp(t->s.residual, "video");
+    if (*out && !pair && !e->part[PART_MOTION].dir)
+        return fail_hint(err, GIMBAL_EUSAGE, "--motion names the folder of an adapter",
+                         "--residual video takes a motion adapter's modules, and %s has none", t->s.model);
+    if (*out && t->s.frames > most)
+        return fail(err, GIMBAL_EUSAGE, "--frames is %d, the residual network's layers over time know %d",
+                    t->s.frames, most);
+    return GIMBAL_OK;
+}
+
 static bool anew(const struct gimbal_trainer *t)
 {
     return t->s.fresh || (t->s.residual && !strcmp(t->s.residual, "new"));
@@ -432,15 +469,18 @@ static int make_residual(VideoFusion *v, struct gimbal_trainer *t, gimbal_error 
     const Part *unet = &e->part[PART_UNET];
     const bool new = anew(t);
     UnetShape shape = e->shape;
-    shape.motion = shape.motion_mid = false, shape.max_frames = 0, shape.numbered = true;
+    shape.numbered = true;
+    if (!v->over_time)
+        shape.motion = shape.motion_mid = false, shape.max_frames = 0;
     TRY(residual_config(v, unet, &t->keep, err));
     TRY(unet_build(&v->residual.unet, &t->keep, &shape, err));
     Begin b = {.params = {.leaf = begin_leaf, .err = err}, .keep = &t->keep, .all = new, .seed = t->s.seed};
     unet_params(v->residual.unet, &b.params);
     TRY(b.params.code);
-    return new ? GIMBAL_OK
-               : bind_weights(unet->weights, "", unet_params, v->residual.unet, e->family->unet_ignore, NULL,
-                              err);
+    if (!new)
+        TRY(bind_weights(unet->weights, "", unet_params, v->residual.unet, e->family->unet_ignore, NULL,
+                         err));
+    return v->over_time ? make_motion(v, t, err) : GIMBAL_OK;
 }
 
 /* What was learnt before is gone on with as it is. */
@@ -483,11 +523,16 @@ static int parts(void *self, struct gimbal_trainer *t, TrainPart out[4], gimbal_
     v->split = (NoiseSplit){.frames = t->s.frames, .key = t->s.key_frame, .lambda = {t->s.lambda}};
     v->split.rescale = pair ? e->split.rescale : !anew(t);
     v->base = (UnetCall){.unet = e->unet, .still = true};
-    v->residual = (UnetCall){.unet = e->residual};
+    v->residual = (UnetCall){.unet = e->residual, .norm_clip = !strcmp(t->s.motion_norm, "clip")};
+    TRY(over_time(t, pair, &v->over_time, err));
     TRY(pair ? same_split(v, t, err) : make_residual(v, t, err));
-    out[0] = (TrainPart){unet_params, v->residual.unet, 0};
-    out[1] = (TrainPart){unet_params, v->base.unet, 1};
-    return t->s.freeze_base ? 1 : 2;
+    int n = 0;
+    out[n++] = (TrainPart){unet_params, v->residual.unet, 0};
+    if (v->over_time)
+        out[n++] = (TrainPart){unet_motion_params, v->residual.unet, 0};
+    if (!t->s.freeze_base)
+        out[n++] = (TrainPart){unet_params, v->base.unet, 1};
+    return n;
 }
 
 static void lambda(const void *self, const struct gimbal_trainer *t, double *out)
@@ -526,12 +571,18 @@ static int save(void *self, struct gimbal_trainer *t, const char *folder, bool e
     const Part *part = t->engine->part;
     const Part *own = v->residual_config ? &part[PART_UNET] : &part[PART_RESIDUAL];
     const Export base = {unet_params, v->base.unet, &part[PART_UNET], NULL, "videofusion/base"},
-                 residual = {unet_params, v->residual.unet, own, v->residual_config, "videofusion/residual"};
+                 residual = {unet_params, v->residual.unet, own, v->residual_config, "videofusion/residual"},
+                 motion = {unet_motion_params, v->residual.unet, &part[PART_MOTION], NULL,
+                           "videofusion/residual-motion"};
     char path[PATH_ROOM];
     TRY(path_join(path, folder, "base", err));
     TRY(export_network(t, &base, path, ema, err));
     TRY(path_join(path, folder, "residual", err));
     TRY(export_network(t, &residual, path, ema, err));
+    if (v->over_time) {
+        TRY(path_join(path, folder, "residual/motion_adapter", err));
+        TRY(export_network(t, &motion, path, ema, err));
+    }
     return save_split(v, t, folder, err);
 }
 
@@ -554,7 +605,7 @@ static void release(void *self)
         weight_drop(units[i]);
     tape_free(v->tape[0]), tape_free(v->tape[1]);
     if (v->residual_config && v->residual.unet) /* of its own: the engine's go with it */
-        unet_params(v->residual.unet, &p);
+        unet_params(v->residual.unet, &p), unet_motion_params(v->residual.unet, &p);
 }
 
 const Recipe recipe_videofusion = {

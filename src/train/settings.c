@@ -17,7 +17,7 @@ static const char *const dtypes[] = {"f32", "bf16", "auto", NULL};
 static const char *const predictions[] = {"epsilon", "v_prediction", NULL};
 static const char *const beta_names[] = {"linear", "scaled_linear", NULL};
 static const char *const norms[] = {"clip", "frame", NULL};
-static const char *const residuals[] = {"base", "new", NULL};
+static const char *const residuals[] = {"base", "video", "new", NULL};
 static const char *const save_types[] = {"F32", "F16", "BF16", NULL};
 
 #define AT(field) offsetof(gimbal_train_settings, field)
@@ -90,7 +90,9 @@ static const gimbal_option table[] = {
          0.999999),
     INT("key-frame", key_frame, "videofusion: counted from 0; -1: the middle, floor(frames/2) - 1", -1, -1,
         MAX_FRAMES),
-    CHOICE("residual", residual, "videofusion: how the residual network begins: as the base network, or anew",
+    CHOICE("residual", residual,
+           "videofusion: how the residual network begins: as the base network; video: with the motion "
+           "modules as layers over time, which the paper's has not; new: at random",
            "base", residuals),
     INT("freeze-base", freeze_base, "videofusion: 1: the base network is not trained", 0, 0, 1),
     INT("stop-gradient", stop_gradient,
