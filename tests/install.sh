@@ -86,7 +86,9 @@ printed() { # man page and completions, as far as the program prints them
 EOF
 }
 check 'man page and completions are those that the program prints' printed
-check 'the installed program describes the installed model' "$top/bin/gimbal" info "$top/share/gimbal/models/toyworld"
+for model in toyworld toyfusion; do
+    check "the installed program describes the installed $model" "$top/bin/gimbal" info "$top/share/gimbal/models/$model"
+done
 
 # ---- what the shared library shows and needs -------------------------------------------------
 exports() {

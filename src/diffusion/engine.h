@@ -237,6 +237,8 @@ Denoise split_denoise(Split *);
 /* The timestep whose abar is nearest to that of a frame freed of the base noise and brought to unit variance;
  * *scale: what brings it there. */
 double split_timestep(const Schedule *, double t, double share, double *scale);
+/* What makes z'_k, the key frame's row freed of its noise, the base's picture xhat_k. */
+double split_picture_scale(const Schedule *, double t);
 
 /* ---- pictures too large to be decoded whole: tiles.c -------------------------------------- */
 

@@ -15,9 +15,9 @@
  * memory; they do not see each other, and a group that is not full is filled with its last frame. In longer
  * clips than were trained the numbers go on: the paper shows 512 frames and does not say what they were told.
  *
- * A residual's network with layers over time sees a clip of the trained length: the key frame at its place,
- * where z'_k = a xhat_k tells the base's picture, and the others around it. Longer clips are cut so, and the
- * last cut reaches back to be whole.
+ * A residual's network with layers over time sees a clip of the trained length: at the key frame's place the
+ * base's picture xhat_k = z'_k / a, and the others around it. Longer clips are cut so, and the last cut reaches
+ * back to be whole.
  *
  * Knows arrays and two networks as callbacks. Refuses to know what a network is, seeds and samplers. */
 #include "diffusion/engine.h"
@@ -86,6 +86,11 @@ double split_timestep(const Schedule *schedule, double t, double share, double *
     return nearest;
 }
 
+double split_picture_scale(const Schedule *schedule, double t)
+{
+    return 1 / fmax(schedule_a(schedule, t), 1e-3); /* schedules may end in pure noise */
+}
+
 /* ---- the two predictions ----------------------------------------------------------------- */
 
 /* alone and guided from the key frame of x, by the network or as they were before. */
@@ -147,7 +152,7 @@ static int predict_group(Split *s, const float *x, int n, double t, double cfg, 
     for (int i = 0; i < s->group; i++) {
         const int frame = s->place[MIN(i, n - 1)];
         s->number[i] = frame + 1;
-        free_of_base(s, x, frame, t, scale, i);
+        free_of_base(s, x, frame, t, frame == s->key ? split_picture_scale(s->schedule, t) : scale, i);
     }
     TRY(s->residual.eps(s->residual.self, s->rows, s->number, at, cfg, NULL, s->rhat, err));
     for (int i = 0; i < n; i++)

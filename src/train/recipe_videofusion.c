@@ -15,7 +15,8 @@
  *
  * The residual's network begins as the base's, told each frame's number through an embedding whose second
  * layer is zero, and then reads z' at unit variance (guide_videofusion.c); or at random. With layers over
- * time, a motion adapter's, it reads the key frame too, z'_k = z_k - s [bhat], whose answer does not count.
+ * time, a motion adapter's, it reads at the key frame's place the base's picture (z_k - s [bhat]) / a, and its
+ * answer there does not count.
  *
  * Knows the two networks and rows. Refuses to know data, optimisers and sampling. */
 #include "train/train.h"
@@ -290,15 +291,18 @@ static void fill_row(VideoFusion *v, const struct gimbal_trainer *t, const Batch
 /* whole: for the joint graph. */
 static void fill_rest(VideoFusion *v, const struct gimbal_trainer *t, const Batch *b, bool whole)
 {
-    const int F = b->shape.f, width = unet_shape(v->residual.unet)->width[0];
+    const int F = b->shape.f, key = split_key(&v->split, F), width = unet_shape(v->residual.unet)->width[0];
     const double share = v->split.lambda[0];
     for (int i = 0, n = 0; i < b->clips; i++) {
         double scale = 1, at = b->t[i];
         if (v->split.rescale)
             at = split_timestep(&t->schedule, b->t[i], share, &scale);
         timestep_features(at, width, v->rest_time + (size_t)i * width);
-        for (int k = 0; k < v->others; k++)
-            fill_row(v, t, b, i, frame_at(v, F, k), n++, scale, whole);
+        for (int k = 0; k < v->others; k++) {
+            const bool is_key = frame_at(v, F, k) == key;
+            fill_row(v, t, b, i, frame_at(v, F, k), n++,
+                     is_key ? split_picture_scale(&t->schedule, b->t[i]) : scale, whole);
+        }
         if (whole) {
             set_unit(&v->minus, -scale * sqrt(share) * schedule_s(&t->schedule, b->t[i]));
             set_unit(&v->share, sqrt(share));
