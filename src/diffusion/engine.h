@@ -125,6 +125,7 @@ typedef struct {
     /* of two networks: branches of the base's calls, which may be guided differently; each frame's share of
      * the base noise [F] */
     int base_of[2];
+    bool over_time; /* the residual's network has layers over time */
     const double *share;
 } Run;
 /* Pictures that are encoded for a run before it begins: of a clip or a reference, of an image; 0: none. */
@@ -211,6 +212,9 @@ bool memo_find(BaseMemo *, const MemoKey *, const float *x, size_t n, float *alo
 void memo_keep(BaseMemo *, const MemoKey *, const float *x, size_t n, const float *alone,
                const float *guided);
 
+enum {
+    PICTURE_STEPS = 8
+}; /* of the base alone from pure noise to the key frame's picture, fewer from less */
 typedef struct {
     const Schedule *schedule;
     gimbal_shape shape;  /* of the clip */
@@ -224,21 +228,21 @@ typedef struct {
     BaseMemo *memo;                /* NULL: nothing is kept */
     MemoKey memo_key;              /* text and bf16 */
     float *frame, *alone, *guided; /* [C,1,h,w]: the key frame of x; the base's two predictions for it */
+    float *picture;                /* [C,1,h,w] where the base leads, with over_time */
     float *rows, *rhat;            /* [C,group,h,w] */
     int *number, *place;           /* [group] frames of the group: counted from 1, from 0 */
 } Split;
 /* Most frames of a group: by the picture's size alone, so that memory stays bounded and nothing else decides.
  */
 int split_group(const NoiseSplit *, const UnetShape *residual, gimbal_shape);
-int split_calls(const Split *); /* of the residual's network in one prediction */
+int split_calls(const Split *);                        /* of the residual's network in one prediction */
+int split_base_calls(bool over_time, int predictions); /* of the base's, about */
 int split_memory(Split *, gimbal_error *err);
 void split_free(Split *);
 Denoise split_denoise(Split *);
 /* The timestep whose abar is nearest to that of a frame freed of the base noise and brought to unit variance;
  * *scale: what brings it there. */
 double split_timestep(const Schedule *, double t, double share, double *scale);
-/* What makes z'_k, the key frame's row freed of its noise, the base's picture xhat_k. */
-double split_picture_scale(const Schedule *, double t);
 
 /* ---- pictures too large to be decoded whole: tiles.c -------------------------------------- */
 

@@ -15,9 +15,10 @@
  * memory; they do not see each other, and a group that is not full is filled with its last frame. In longer
  * clips than were trained the numbers go on: the paper shows 512 frames and does not say what they were told.
  *
- * A residual's network with layers over time sees a clip of the trained length: at the key frame's place the
- * base's picture xhat_k = z'_k / a, and the others around it. Longer clips are cut so, and the last cut reaches
- * back to be whole.
+ * A residual's network with layers over time sees a clip of the trained length: at the key frame's place its
+ * picture, and the others around it. Longer clips are cut so, and the last cut reaches back to be whole. The
+ * picture is where the base alone leads from here, in a few DDIM steps ahead: what the base sees at the first
+ * steps is too faint to be followed, and frames that went their own way there do not come back.
  *
  * Knows arrays and two networks as callbacks. Refuses to know what a network is, seeds and samplers. */
 #include "diffusion/engine.h"
@@ -75,6 +76,11 @@ int split_calls(const Split *s)
     return calls;
 }
 
+int split_base_calls(bool over_time, int predictions)
+{
+    return predictions * (over_time ? 2 + PICTURE_STEPS + 1 : 2) / 2;
+}
+
 double split_timestep(const Schedule *schedule, double t, double share, double *scale)
 {
     const double a = schedule_a(schedule, t), abar = a * a, v = abar + (1 - share) * (1 - abar);
@@ -86,22 +92,14 @@ double split_timestep(const Schedule *schedule, double t, double share, double *
     return nearest;
 }
 
-double split_picture_scale(const Schedule *schedule, double t)
-{
-    return 1 / fmax(schedule_a(schedule, t), 1e-3); /* schedules may end in pure noise */
-}
-
 /* ---- the two predictions ----------------------------------------------------------------- */
 
-/* alone and guided from the key frame of x, by the network or as they were before. */
-static int predict_base(Split *s, const float *x, double t, double cfg, gimbal_error *err)
+/* alone and guided from s->frame, by the network or as they were before. */
+static int ask_base(Split *s, double t, double cfg, gimbal_error *err)
 {
-    const gimbal_shape z = s->shape;
-    const size_t plane = (size_t)z.h * z.w, n = (size_t)z.c * plane;
+    const size_t n = (size_t)s->shape.c * s->shape.h * s->shape.w;
     MemoKey key = s->memo_key;
     key.t = t, key.cfg = branches(cfg) > 1 ? cfg : 1;
-    for (int c = 0; c < z.c; c++)
-        memcpy(s->frame + c * plane, x + ((size_t)c * z.f + s->key) * plane, plane * sizeof *x);
     if (s->memo && memo_find(s->memo, &key, s->frame, n, s->alone, s->guided))
         return GIMBAL_OK;
     TRY(s->base.eps(s->base.self, s->frame, NULL, t, cfg, s->alone, s->guided, err));
@@ -110,7 +108,43 @@ static int predict_base(Split *s, const float *x, double t, double cfg, gimbal_e
     return GIMBAL_OK;
 }
 
-/* z' of a frame of x, times `scale`, into place i of rows [C,group,h,w]. */
+static void take_key(Split *s, const float *x)
+{
+    const gimbal_shape z = s->shape;
+    const size_t plane = (size_t)z.h * z.w;
+    for (int c = 0; c < z.c; c++)
+        memcpy(s->frame + c * plane, x + ((size_t)c * z.f + s->key) * plane, plane * sizeof *x);
+}
+
+/* From the key frame of x at t to the picture that the base makes of it. */
+static int make_picture(Split *s, const float *x, double t, double cfg, gimbal_error *err)
+{
+    const size_t n = (size_t)s->shape.c * s->shape.h * s->shape.w;
+    const int steps = (int)MAX(ceil(PICTURE_STEPS * t / s->schedule->T), 1);
+    take_key(s, x);
+    for (int j = 0; j < steps; j++) {
+        const double now = j ? floor(t * (steps - j) / steps) : t, next = floor(t * (steps - j - 1) / steps);
+        const bool last = j == steps - 1;
+        const double a = fmax(schedule_a(s->schedule, now), 1e-3), noise = schedule_s(s->schedule, now),
+                     to = last ? 1 : schedule_a(s->schedule, next),
+                     rest = last ? 0 : schedule_s(s->schedule, next);
+        TRY(ask_base(s, now, cfg, err));
+        for (size_t k = 0; k < n; k++)
+            s->frame[k] = (float)(to * (s->frame[k] - noise * s->guided[k]) / a + rest * s->guided[k]);
+    }
+    memcpy(s->picture, s->frame, n * sizeof *s->picture);
+    return GIMBAL_OK;
+}
+
+/* The picture into place i of rows [C,group,h,w]. */
+static void put_picture(const Split *s, int i)
+{
+    const size_t plane = (size_t)s->shape.h * s->shape.w;
+    for (int c = 0; c < s->shape.c; c++)
+        memcpy(s->rows + ((size_t)c * s->group + i) * plane, s->picture + c * plane, plane * sizeof *s->rows);
+}
+
+/* z' of a frame of x, times `scale`, into place i of rows. */
 static void free_of_base(const Split *s, const float *x, int frame, double t, double scale, int i)
 {
     const gimbal_shape z = s->shape;
@@ -152,7 +186,10 @@ static int predict_group(Split *s, const float *x, int n, double t, double cfg, 
     for (int i = 0; i < s->group; i++) {
         const int frame = s->place[MIN(i, n - 1)];
         s->number[i] = frame + 1;
-        free_of_base(s, x, frame, t, frame == s->key ? split_picture_scale(s->schedule, t) : scale, i);
+        if (s->over_time && frame == s->key)
+            put_picture(s, i);
+        else
+            free_of_base(s, x, frame, t, scale, i);
     }
     TRY(s->residual.eps(s->residual.self, s->rows, s->number, at, cfg, NULL, s->rhat, err));
     for (int i = 0; i < n; i++)
@@ -170,7 +207,11 @@ static int predict(void *self, const float *x, gimbal_shape shape, double t, dou
         return fail(err, GIMBAL_EMODEL,
                     "the networks were planned for latents [%d,%d,%d,%d], asked for [%d,%d,%d,%d]", z.c, z.f,
                     z.h, z.w, shape.c, shape.f, shape.h, shape.w);
-    TRY(predict_base(s, x, t, s->cfg_base > 0 ? s->cfg_base : cfg, err));
+    const double cfg_base = s->cfg_base > 0 ? s->cfg_base : cfg;
+    if (s->over_time)
+        TRY(make_picture(s, x, t, cfg_base, err));
+    take_key(s, x);
+    TRY(ask_base(s, t, cfg_base, err));
     join(s, s->key, NULL, 0, raw);
     for (int at = 0, n; (n = next_group(s, &at, s->place)) > 0;)
         TRY(predict_group(s, x, n, t, cfg, raw, err));
@@ -182,13 +223,13 @@ static int predict(void *self, const float *x, gimbal_shape shape, double t, dou
 int split_memory(Split *s, gimbal_error *err)
 {
     const size_t frame = (size_t)s->shape.c * s->shape.h * s->shape.w, group = (size_t)s->group;
-    float *memory = alloc_array((3 + 2 * group) * frame, sizeof(float));
+    float *memory = alloc_array((4 + 2 * group) * frame, sizeof(float));
     s->number = calloc(2 * group, sizeof *s->number);
     s->frame = memory;
     if (!memory || !s->number)
-        return fail(err, GIMBAL_ENOMEM, "no memory for %d frames of %zu values", 2 * s->group + 3, frame);
-    s->alone = memory + frame, s->guided = memory + 2 * frame;
-    s->rows = memory + 3 * frame, s->rhat = s->rows + group * frame;
+        return fail(err, GIMBAL_ENOMEM, "no memory for %d frames of %zu values", 2 * s->group + 4, frame);
+    s->alone = memory + frame, s->guided = memory + 2 * frame, s->picture = memory + 3 * frame;
+    s->rows = memory + 4 * frame, s->rhat = s->rows + group * frame;
     s->place = s->number + group;
     return GIMBAL_OK;
 }

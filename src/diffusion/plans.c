@@ -93,7 +93,7 @@ static int memo_entries(const Run *run)
 {
     enum { MOST = 1 << 28 };
     const uint64_t one = 3 * sizeof(float) * (shape_count(run->shape) / (uint64_t)run->shape.f);
-    return (int)MIN(MAX(MOST / one, 1), (uint64_t)run->calls);
+    return (int)MIN(MAX(MOST / one, 1), (uint64_t)split_base_calls(run->over_time, run->calls));
 }
 
 /* The base's network for one frame, the residual's for a group of them, and what makes one prediction of
@@ -150,7 +150,7 @@ static uint64_t split_floats(const gimbal_engine *e, const Run *run)
     const uint64_t frame = shape_count(run->shape) / (uint64_t)run->shape.f,
                    group = (uint64_t)split_group(&e->split, unet_shape(e->residual), run->shape),
                    keys = (uint64_t)unet_text_width(e->residual) * TOKENS * (uint64_t)run->batch;
-    return keys + frame * (3 + 2 * group + 3 * (uint64_t)memo_entries(run));
+    return keys + frame * (4 + 2 * group + 3 * (uint64_t)memo_entries(run));
 }
 
 /* Arrays beside the plans: the guide's clip and prompts, the driver's and sampler's (about ten clips),

@@ -339,7 +339,7 @@ static int count_calls(Run *r, gimbal_error *err)
         r->batch = MAX(r->batch, batch);
         if (r->share) {
             const int base = branches(r->s.cfg_base > 0 ? r->s.cfg_base : pass[i].cfg);
-            r->base_of[base - 1] += steps;
+            r->base_of[base - 1] += split_base_calls(r->over_time, steps);
             r->batch = MAX(r->batch, base);
         }
     }
@@ -386,7 +386,7 @@ static int take_share(Run *r, const gimbal_engine *e, gimbal_error *err)
         return fail(err, GIMBAL_ENOMEM, "no memory for %d frames", r->shape.f);
     for (int f = 0; f < r->shape.f; f++)
         share[f] = split_share(&e->split, r->shape.f, f);
-    r->share = share;
+    r->share = share, r->over_time = e->residual_shape.motion;
     return GIMBAL_OK;
 }
 

@@ -15,8 +15,7 @@
  *
  * The residual's network begins as the base's, told each frame's number through an embedding whose second
  * layer is zero, and then reads z' at unit variance (guide_videofusion.c); or at random. With layers over
- * time, a motion adapter's, it reads at the key frame's place the base's picture (z_k - s [bhat]) / a, and its
- * answer there does not count.
+ * time, a motion adapter's, it reads x_k itself at the key frame's place, and its answer there does not count.
  *
  * Knows the two networks and rows. Refuses to know data, optimisers and sampling. */
 #include "train/train.h"
@@ -283,9 +282,19 @@ static void fill_row(VideoFusion *v, const struct gimbal_trainer *t, const Batch
     float *row = v->rows + (size_t)n * frame, *target = v->target + (size_t)n * frame;
     for (size_t k = 0; k < frame; k++) {
         row[k] = whole ? times * z[k] : times * (z[k] - by * bhat[k]);
-        target[k] = whole ? e[k] : own > 0 ? (e[k] - root * bhat[k]) / own : 0;
+        target[k] = whole ? e[k] : (e[k] - root * bhat[k]) / own;
     }
     v->weight[n] = (float)((double)b->weight[i] / b->shape.f / t->s.batch * (whole ? 1 : 1 - share));
+}
+
+/* Row n: clip i's key frame as it is. */
+static void fill_key(VideoFusion *v, const Batch *b, int i, int key, int n)
+{
+    const size_t frame = frame_values(b);
+    memcpy(v->rows + (size_t)n * frame, b->x0 + ((size_t)i * b->shape.f + key) * frame,
+           frame * sizeof(float));
+    memset(v->target + (size_t)n * frame, 0, frame * sizeof(float));
+    v->weight[n] = 0;
 }
 
 /* whole: for the joint graph. */
@@ -298,11 +307,11 @@ static void fill_rest(VideoFusion *v, const struct gimbal_trainer *t, const Batc
         if (v->split.rescale)
             at = split_timestep(&t->schedule, b->t[i], share, &scale);
         timestep_features(at, width, v->rest_time + (size_t)i * width);
-        for (int k = 0; k < v->others; k++) {
-            const bool is_key = frame_at(v, F, k) == key;
-            fill_row(v, t, b, i, frame_at(v, F, k), n++,
-                     is_key ? split_picture_scale(&t->schedule, b->t[i]) : scale, whole);
-        }
+        for (int k = 0; k < v->others; k++, n++)
+            if (frame_at(v, F, k) == key)
+                fill_key(v, b, i, key, n);
+            else
+                fill_row(v, t, b, i, frame_at(v, F, k), n, scale, whole);
         if (whole) {
             set_unit(&v->minus, -scale * sqrt(share) * schedule_s(&t->schedule, b->t[i]));
             set_unit(&v->share, sqrt(share));
