@@ -262,6 +262,7 @@ static void layers_over_time_see_the_key_frame_in_every_cut(void **state)
         assert_int_equal(split_calls(&rig.split), (FRAMES - 1 + group - 2) / (group - 1));
         assert_int_equal(rig.residual_calls, split_calls(&rig.split));
         assert_int_equal(rig.split.place[rig.split.key_place], KEY);
+        assert_int_equal(rig.base_calls, 1 + 4); /* four steps of eight from timestep 400 to the picture */
         for (int i = 0; i < FRAMES * FRAME; i++)
             check_near(raw[i], rig.e[i], 1e-5, "e in groups of %d, value %d", group, i);
         for (int c = 0; c < C; c++)

@@ -5,11 +5,11 @@
 #     tools/train_toyfusion.sh BUILD FOLDER [STEPS]
 set -eu
 export GOMP_SPINCOUNT=1000 # as the program sets it for itself: the cores may be shared with other work
-build=${1:?usage: tools/train_toyfusion.sh BUILD FOLDER [STEPS]} out=${2:?a folder} steps=${3:-4000}
+build=${1:?usage: tools/train_toyfusion.sh BUILD FOLDER [STEPS]} out=${2:?a folder} steps=${3:-2200}
 mkdir -p "$out"
 "$build/gimbal" train --recipe videofusion --model models/toyworld --residual video --freeze-base 1 -o "$out/run" \
-    --data toyworld:count=8000 --resume --frames 16 --steps "$steps" --batch 8 --micro 4 --lr 3e-4 --warmup 100 --schedule cosine \
-    --debiased 1 --ema 0.999 --keep 2 --save-type F16 --save-every 250 --validation 16 --validate-every 500 > /dev/null
+    --data toyworld:count=8000 --resume --frames 16 --steps "$steps" --batch 8 --micro 4 --lr 5e-4 --warmup 50 --schedule cosine \
+    --debiased 1 --ema 0.998 --keep 2 --save-type F16 --save-every 250 --validation 16 --validate-every 500 > /dev/null
 rm -rf "$out/model"
 cp -rL "$out/run/model" "$out/model"
 rm -rf "$out/model/unet" "$out/model/motion_adapter" # the base lies in base/, and nothing else moves
