@@ -218,7 +218,7 @@ static json_t *model_json(const char *path, const char *folder)
     if (!code)
         code = engine_can_sample(e, &err);
     put(out, "usable", json_boolean(!code));
-    if (sound && !parts_identity(part, identity, NULL))
+    if (sound && !parts_hash(part, ALL_PARTS, false, identity, NULL))
         put(out, "identity", json_string(identity));
     if (code)
         put_error(out, &err);

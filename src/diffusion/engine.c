@@ -51,9 +51,10 @@ static int read_configs(gimbal_engine *e, gimbal_error *err)
 static int read_motion(gimbal_engine *e, gimbal_error *err)
 {
     char folder[PATH_ROOM];
-    TRY(model_folder(folder, e->model, err));
-    if (e->family->needs_motion)
+    if (e->family->needs_motion) {
+        TRY(model_folder(folder, e->model, err));
         return read_adapter(e, folder, e->motion, err);
+    }
     if (!e->motion)
         return e->family->split ? read_adapter(e, e->part[PART_RESIDUAL].dir, NULL, err) : GIMBAL_OK;
     return fail_hint(err, GIMBAL_EUSAGE, "leave --motion away",
@@ -306,28 +307,17 @@ static int hash_part(Sha256 *sha, const Part *part, PartKind kind, gimbal_error 
     return GIMBAL_OK;
 }
 
-int parts_identity(const Part part[PART_COUNT], char hex[65], gimbal_error *err)
-{
-    Sha256 *sha = sha256_new();
-    if (!sha)
-        return fail(err, GIMBAL_ENOMEM, "no memory for a hash");
-    int code = GIMBAL_OK;
-    for (PartKind kind = 0; kind < PART_COUNT && !code; kind++)
-        code = hash_part(sha, &part[kind], kind, err);
-    sha256_end(sha, hex);
-    return code;
-}
-
-int parts_content(const Part part[PART_COUNT], unsigned kinds, char hex[65], gimbal_error *err)
+int parts_hash(const Part part[PART_COUNT], unsigned kinds, bool numbers, char hex[65], gimbal_error *err)
 {
     Sha256 *sha = sha256_new();
     if (!sha)
         return fail(err, GIMBAL_ENOMEM, "no memory for a hash");
     int code = GIMBAL_OK;
     for (PartKind kind = 0; kind < PART_COUNT && !code; kind++) {
-        const WeightSet *weights = kinds >> kind & 1 ? part[kind].weights : NULL;
-        if (kinds >> kind & 1)
-            code = hash_part(sha, &part[kind], kind, err);
+        if (!(kinds >> kind & 1))
+            continue;
+        code = hash_part(sha, &part[kind], kind, err);
+        const WeightSet *weights = numbers ? part[kind].weights : NULL;
         for (int i = 0; weights && i < weights_count(weights); i++)
             sha256_add(sha, weights_entry(weights, i)->data, weights_entry(weights, i)->bytes);
     }
@@ -346,7 +336,7 @@ static int open_engine(gimbal_engine *e, gimbal_error *err)
     TRY(tokenizer_open(&e->tokenizer, e->part[PART_TOKENIZER].dir, err));
     TRY(check_parts(e, err));
     TRY(name_schedule(e, err));
-    return parts_identity(e->part, e->identity, err);
+    return parts_hash(e->part, ALL_PARTS, false, e->identity, err);
 }
 
 int gimbal_open(gimbal_engine **out, const char *model, const char *motion, gimbal_error *err)

@@ -97,10 +97,10 @@ int engine_open_training(gimbal_engine **out, const char *model, const char *mot
 /* First values for all of a network's motion modules, counted in *made. What a new one adds is nothing at
  * first (Guo et al., section 4.2). */
 int engine_begin_motion(Unet *, uint64_t seed, Arena *keep, int *made, gimbal_error *err);
-/* SHA-256 over the parts' configs and weight headers; parts that are absent count as such. */
-int parts_identity(const Part part[PART_COUNT], char hex[65], gimbal_error *err);
-/* SHA-256 over some parts (bits of PartKind), every number of their weights included. */
-int parts_content(const Part part[PART_COUNT], unsigned kinds, char hex[65], gimbal_error *err);
+/* SHA-256 over some parts (bits of PartKind): configs and weight headers, and with `numbers` every number of
+ * their weights; parts that are absent count as such. A model's identity is that of all, without numbers. */
+enum { ALL_PARTS = (1 << PART_COUNT) - 1 };
+int parts_hash(const Part part[PART_COUNT], unsigned kinds, bool numbers, char hex[65], gimbal_error *err);
 /* EMODEL where the model opens but cannot make clips: an image model without a motion adapter. */
 int engine_can_sample(const gimbal_engine *, gimbal_error *err);
 /* The schedule under the settings' betas and spacing (NULL: the model's own). */
@@ -232,8 +232,8 @@ typedef struct {
     float *rows, *rhat;            /* [C,group,h,w] */
     int *number, *place;           /* [group] frames of the group: counted from 1, from 0 */
 } Split;
-/* Most frames of a group: by the picture's size alone, so that memory stays bounded and nothing else decides.
- */
+/* Most frames of a group: by the picture's size alone, so that memory stays bounded and nothing else decides;
+ * with layers over time as many as were trained. */
 int split_group(const NoiseSplit *, const UnetShape *residual, gimbal_shape);
 int split_calls(const Split *);                        /* of the residual's network in one prediction */
 int split_base_calls(bool over_time, int predictions); /* of the base's, about */

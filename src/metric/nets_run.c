@@ -35,10 +35,8 @@ static double mib(uint64_t bytes)
 /* Memory for the present plan. */
 static int take_work(Nets *n, gimbal_error *err)
 {
-    const size_t need = MAX(plan_bytes(n->plan), 64);
-    if (need <= n->cx.work_bytes)
-        return GIMBAL_OK;
-    if (need > memory_available())
+    const size_t need = plan_bytes(n->plan);
+    if (need > n->cx.work_bytes && need > memory_available())
         return fail(err, GIMBAL_ENOMEM,
                     "%d pictures of %dx%d through a network need %.0f MiB, %.0f are available", n->n, n->pw,
                     n->ph, mib(need), mib(memory_available()));

@@ -169,7 +169,7 @@ static int cache_key(const struct gimbal_trainer *t, const char *what, unsigned 
                      gimbal_error *err)
 {
     char text[128];
-    TRY(parts_content(t->engine->part, encoder, hex, err));
+    TRY(parts_hash(t->engine->part, encoder, true, hex, err));
     Sha256 *sha = sha256_new();
     if (!sha)
         return fail(err, GIMBAL_ENOMEM, "no memory for a hash");

@@ -333,20 +333,6 @@ int export_motion(const struct gimbal_trainer *t, const Export *x, const char *p
     return write_file(t, x, path, ema, true, err);
 }
 
-static int look_leaf(Params *p, Weight *w)
-{
-    *(bool *)p->user |= w->trainable;
-    return GIMBAL_OK;
-}
-
-static bool learns(void (*params)(void *, Params *), void *self)
-{
-    bool any = false;
-    Params p = {.leaf = look_leaf, .user = &any};
-    params(self, &p);
-    return any;
-}
-
 int export_unet(const struct gimbal_trainer *t, const char *folder, bool ema, gimbal_error *err)
 {
     char path[PATH_ROOM], architecture[64];
@@ -355,11 +341,11 @@ int export_unet(const struct gimbal_trainer *t, const char *folder, bool ema, gi
     const Export unet = {unet_params, e->unet, &e->part[PART_UNET], NULL, architecture},
                  motion = {unet_motion_params, e->unet, &e->part[PART_MOTION], NULL,
                            "stable-diffusion-v1/motion-module"};
-    if (learns(unet.params, unet.self)) {
+    if (set_learns(unet.params, unet.self)) {
         TRY(path_join(path, folder, part_name(PART_UNET), err));
         TRY(export_network(t, &unet, path, ema, err));
     }
-    if (!motion.part->dir || !learns(motion.params, motion.self))
+    if (!motion.part->dir || !set_learns(motion.params, motion.self))
         return GIMBAL_OK;
     TRY(path_join(path, folder, part_name(PART_MOTION), err));
     TRY(export_network(t, &motion, path, ema, err));

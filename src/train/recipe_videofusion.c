@@ -111,20 +111,6 @@ static void rest_inputs(const VideoFusion *v, struct gimbal_trainer *t, const Ba
 
 /* ---- plans --------------------------------------------------------------------------------- */
 
-static int look_leaf(Params *p, Weight *w)
-{
-    *(bool *)p->user |= w->trainable;
-    return GIMBAL_OK;
-}
-
-static bool learns(Unet *unet)
-{
-    bool any = false;
-    Params p = {.leaf = look_leaf, .user = &any};
-    unet_params(unet, &p), unet_motion_params(unet, &p);
-    return any;
-}
-
 /* c times the unit matrix, frozen. */
 static int unit(Arena *keep, Weight *w, const char *name, int channels, gimbal_error *err)
 {
@@ -176,7 +162,9 @@ static int start(VideoFusion *v, struct gimbal_trainer *t, gimbal_error *err)
 {
     v->clips = t->s.micro, v->others = t->batch.shape.f - !v->over_time;
     v->base.frames = 1, v->residual.frames = v->others;
-    v->base_learns = learns(v->base.unet), v->residual_learns = learns(v->residual.unet);
+    v->base_learns = set_learns(unet_params, v->base.unet);
+    v->residual_learns =
+        set_learns(unet_params, v->residual.unet) || set_learns(unet_motion_params, v->residual.unet);
     v->joint = !t->s.stop_gradient && v->base_learns;
     if (v->joint && v->over_time)
         return fail(err, GIMBAL_EUSAGE,

@@ -203,6 +203,20 @@ int set_mark(TrainSet *set, const TrainPart *part, int parts, const char *patter
     return GIMBAL_OK;
 }
 
+static int marked_leaf(Params *p, Weight *w)
+{
+    *(bool *)p->user |= w->trainable;
+    return GIMBAL_OK;
+}
+
+bool set_learns(void (*params)(void *, Params *), void *self)
+{
+    bool any = false;
+    Params p = {.leaf = marked_leaf, .user = &any};
+    params(self, &p);
+    return any;
+}
+
 void set_drop(TrainSet *set, const Plan *const *plans, int n)
 {
     int left = 0;

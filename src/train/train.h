@@ -111,6 +111,8 @@ typedef struct {
  * each must match something: EUSAGE with what a misspelt one is near to. Tables of
  * positions are never trained. */
 int set_mark(TrainSet *, const TrainPart *, int parts, const char *patterns, Arena *keep, gimbal_error *err);
+/* Whether any parameter of a network was marked. */
+bool set_learns(void (*params)(void *self, Params *), void *self);
 /* Parameters that no gradient reaches (told by the plan) stay as they are: neither decayed nor counted. */
 void set_drop(TrainSet *, const Plan *const *plans, int n);
 /* Takes the flat arrays; Weight.own and .grad point into value and grad; ema begins as value. ENOMEM; EMODEL:
