@@ -4,7 +4,7 @@
 # FOLDER/runs.jsonl; what is there is not made again, and an interrupted training goes on. Then a table in Markdown, means with
 # 95 % intervals over seeds.
 #     tools/fusion_study.sh BUILD FOLDER [STEPS [SEEDS [CLIPS]]]      make study-videofusion
-set -eu
+set -euo pipefail
 export GOMP_SPINCOUNT=1000 # as the program sets it for itself: the cores may be shared with other work
 build=${1:?usage: tools/fusion_study.sh BUILD FOLDER [STEPS [SEEDS [CLIPS]]]} out=${2:?a folder} steps=${3:-250} seeds=${4:-3} clips=${5:-48}
 mkdir -p "$out"
